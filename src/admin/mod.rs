@@ -1,0 +1,3 @@
+//! For operators: gRPC with reflection and health.
+
+pub mod proto;

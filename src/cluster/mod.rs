@@ -1,0 +1,3 @@
+//! Between nodes: forming and joining, broker sessions, intents forwarded to the controller.
+
+pub mod proto;

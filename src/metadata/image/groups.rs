@@ -1,0 +1,11 @@
+//! Consumer groups' committed membership and assignment.
+
+use crate::metadata::command::GroupState;
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Groups {
+    pub groups: OrdMap<String, Arc<GroupState>>,
+}

@@ -1,0 +1,15 @@
+//! The metadata that every broker agrees on: commands through Raft, an immutable image, events.
+//!
+//! ```text
+//! Intent → controller → Command → Raft log (sled) → committed → apply(image) → image' published + events
+//!                                                                              │
+//!              replica::hosted, kafka/metadata, admin Watch  ←── Update ───────┘
+//! ```
+
+pub mod command;
+pub mod event;
+pub mod history;
+pub mod image;
+pub mod intent;
+pub mod quorum;
+pub mod raft;

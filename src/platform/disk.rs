@@ -1,0 +1,1 @@
+//! Files and folders. Every durable write in the house goes through here.

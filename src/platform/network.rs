@@ -1,0 +1,30 @@
+//! Sockets: listening and dialling.
+
+pub use tokio::net::{TcpListener, TcpStream};
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Binds `address` ("host:port").
+pub async fn listen(address: &str) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Connects to `address` ("host:port"), resolving the name anew each time: a container's address changes at restart.
+pub async fn dial(address: &str, timeout: Duration) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(timeout, TcpStream::connect(address)).await.map_err(|_| {
+        io::Error::new(io::ErrorKind::TimedOut, format!("no connection to {address} within {timeout:?}"))
+    })??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Connects to an address that is known already, with no name look-up.
+pub async fn dial_address(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(timeout, TcpStream::connect(address)).await.map_err(|_| {
+        io::Error::new(io::ErrorKind::TimedOut, format!("no connection to {address} within {timeout:?}"))
+    })??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
