@@ -35,3 +35,20 @@ pub struct NodeConfig {
 pub struct BrokerConfigs {
     pub given: BTreeMap<String, String>,
 }
+
+impl BrokerConfigs {
+    /// The resolved value of a defined integer config (given value or default).
+    /// Names are Kafka's; asking for an undefined name is a bug and panics in tests.
+    pub fn int(&self, name: &str) -> i64 {
+        let _ = name;
+        todo!()
+    }
+    pub fn boolean(&self, name: &str) -> bool {
+        let _ = name;
+        todo!()
+    }
+    pub fn text(&self, name: &str) -> &str {
+        let _ = name;
+        todo!()
+    }
+}

@@ -54,3 +54,7 @@ pub struct Join {
     /// Version ≥ 4: a new member must come back with the id it is given.
     pub member_id_required: bool,
 }
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Coordinator {}
