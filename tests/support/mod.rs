@@ -1,6 +1,8 @@
 //! A real cluster for a test: `highwater dev` processes on ports of their own, driven as a user would drive them.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub mod load;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
