@@ -6,8 +6,12 @@
 
 use super::offsets::Committed;
 use crate::ids::Offset;
-use crate::records::{RecordError, ValidBatches};
+use crate::records::batch::batches;
+use crate::records::{BatchAt, BatchBuilder, RecordError, Records, ValidBatches};
 use bytes::Bytes;
+
+/// A commit record is a few hundred bytes; a batch of the broker's own is never near this.
+const DECOMPRESSED_BYTES_MAX: usize = 16 << 20;
 
 /// Which offset a record is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,12 +131,13 @@ pub fn decode_chunk(
 ) -> Result<(Vec<ReadRecord>, Option<Offset>), OffsetRecordError> {
     let mut found = Vec::new();
     let mut next = None;
-    for (header, batch) in split_batches(chunk)? {
-        next = Some(header.base_offset.plus(i64::from(header.last_offset_delta) + 1));
-        if header.is_control {
+    for at in batches(chunk) {
+        let BatchAt { header, position, size } = at?;
+        next = Some(header.end_offset());
+        if header.is_control() {
             continue;
         }
-        for (at, key, value) in read_batch(batch)? {
+        for (at, key, value) in read_batch(&chunk[position..position + size])? {
             match decode_pair(key.as_deref(), value.as_deref()) {
                 Ok(Some(record)) => found.push(ReadRecord { at, record }),
                 Ok(None) => {}
@@ -149,49 +154,25 @@ fn decode_pair(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Option<Offset
     Ok(Some(OffsetRecord { key, value: value.map(decode_value).transpose()? }))
 }
 
-struct Header {
-    base_offset: Offset,
-    last_offset_delta: i32,
-    is_control: bool,
-}
-
-const CONTROL_BIT: i16 = 0x20;
-
-/// The log hands out whole batches; lengths are checked all the same, since these bytes come from a disk.
-fn split_batches(chunk: &Bytes) -> Result<Vec<(Header, &[u8])>, OffsetRecordError> {
-    let mut batches = Vec::new();
-    let mut rest: &[u8] = chunk;
-    while !rest.is_empty() {
-        let mut reader = Reader::new(rest);
-        let base_offset = Offset(reader.int64()?);
-        let length = usize::try_from(reader.int32()?).map_err(|_| OffsetRecordError::NegativeLength)?;
-        let size = length.saturating_add(12);
-        if size < crate::records::batch::HEADER_BYTES || size > rest.len() {
-            return Err(OffsetRecordError::Truncated(rest.len()));
-        }
-        let (batch, after) = rest.split_at(size);
-        let mut reader = Reader::new(&batch[21..]);
-        let is_control = reader.int16()? & CONTROL_BIT != 0;
-        let last_offset_delta = reader.int32()?;
-        batches.push((Header { base_offset, last_offset_delta, is_control }, batch));
-        rest = after;
-    }
-    Ok(batches)
-}
-
 type Pair = (Vec<u8>, Option<Vec<u8>>);
 type Read = (Offset, Option<Bytes>, Option<Bytes>);
 
-/// The door to `records::builder`.
 fn build_batch(pairs: &[Pair], now_ms: i64) -> Result<Bytes, RecordError> {
-    let _ = (pairs, now_ms);
-    Err(RecordError::Malformed("records::builder is not there yet".into()))
+    let mut batch = BatchBuilder::new();
+    for (key, value) in pairs {
+        batch.append(now_ms, Some(key), value.as_deref(), &[]);
+    }
+    batch.build()
 }
 
-/// The door to `records::record`.
 fn read_batch(batch: &[u8]) -> Result<Vec<Read>, RecordError> {
-    let _ = batch;
-    Err(RecordError::Malformed("records::record is not there yet".into()))
+    let records = Records::open(batch, DECOMPRESSED_BYTES_MAX)?;
+    records
+        .iter()
+        .map(|record| {
+            record.map(|r| (r.offset, r.key.map(Bytes::copy_from_slice), r.value.map(Bytes::copy_from_slice)))
+        })
+        .collect()
 }
 
 fn put_text(bytes: &mut Vec<u8>, text: &str) {
