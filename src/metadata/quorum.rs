@@ -7,7 +7,7 @@ use super::image::Image;
 use super::publisher::Publisher;
 use super::raft::client::Transport;
 use super::raft::identity::{ClusterIdentity, WrongCluster};
-use super::raft::log_store::{LogStore, LogStoreError};
+use super::raft::log_store::{LogStore, LogStoreError, SyncFile};
 use super::raft::server::RaftService;
 use super::raft::snapshot::SnapshotError;
 use super::raft::state_machine::StateMachine;
@@ -16,6 +16,7 @@ use crate::ids::*;
 use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
 use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -156,11 +157,15 @@ struct Core {
 impl Quorum {
     /// Opens the folder and starts the Raft core on the current runtime. The service is to be mounted on the cluster port.
     pub async fn start(config: QuorumConfig) -> Result<(Quorum, RaftService), StartError> {
+        Quorum::start_with(config, Box::new(File::sync_data)).await
+    }
+
+    async fn start_with(config: QuorumConfig, sync: SyncFile) -> Result<(Quorum, RaftService), StartError> {
         let dir = config.dir.clone();
         let publisher = Arc::new(Publisher::new());
         let opening = publisher.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            let log = LogStore::open(&dir)?;
+            let log = LogStore::open_with(&dir, sync)?;
             let machine = StateMachine::open(&dir, opening)?;
             Ok::<_, StartError>((log, machine, Arc::new(ClusterIdentity::load(dir)?)))
         });
@@ -296,6 +301,9 @@ impl Quorum {
         if self.is_initialized().await? {
             return Err(MembershipError::AlreadyFormed);
         }
+        if !members.contains_key(&self.core.me) {
+            return Err(MembershipError::NotAMember(self.core.me));
+        }
         self.core.cluster.adopt(cluster_id)?;
         let nodes: BTreeMap<_, _> = members.into_iter().map(|(id, address)| (id, RaftNode { address })).collect();
         match within(MEMBERSHIP_TIMEOUT, self.core.raft.initialize(nodes)).await {
@@ -344,8 +352,7 @@ impl Quorum {
             return Err(MembershipError::NotController(status.leadership.leader));
         }
         for voter in &voters {
-            let member =
-                status.members.iter().find(|m| m.node == *voter).ok_or(MembershipError::NotAMember(*voter))?;
+            let member = status.members.iter().find(|m| m.node == *voter).ok_or(MembershipError::NotAMember(*voter))?;
             let last = status.last_log_index;
             let caught_up = member.matched.is_some_and(|at| at.0 + CAUGHT_UP_ENTRIES >= last.0);
             if !member.voter && !caught_up {
@@ -355,11 +362,7 @@ impl Quorum {
         self.change(ChangeMembers::ReplaceAllVoters(voters), keep_as_learners).await
     }
 
-    async fn change(
-        &self,
-        change: ChangeMembers<RaftNodeId, RaftNode>,
-        retain: bool,
-    ) -> Result<(), MembershipError> {
+    async fn change(&self, change: ChangeMembers<RaftNodeId, RaftNode>, retain: bool) -> Result<(), MembershipError> {
         use openraft::error::ChangeMembershipError as Reason;
         match within(MEMBERSHIP_TIMEOUT, self.core.raft.change_membership(change, retain)).await {
             Err(_) => Err(MembershipError::Unknown(MEMBERSHIP_TIMEOUT)),
@@ -436,8 +439,7 @@ async fn follow_leadership(core: Arc<Core>) {
                 core.publisher.record(Event::ControllerElected { controller, term: now.term });
             }
             core.leadership.send_replace(now);
-            if now.is_controller && !before.is_controller && core.publisher.image().cluster_id == ClusterId::default()
-            {
+            if now.is_controller && !before.is_controller && core.publisher.image().cluster_id == ClusterId::default() {
                 tokio::spawn(name_cluster(core.clone()));
             }
         }
