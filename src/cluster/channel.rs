@@ -6,7 +6,7 @@ use super::proto::{SubmitRequest, submit_answer::Outcome};
 use crate::controller::controller::{Controller, ControllerError, PROPOSE_TIMEOUT};
 use crate::ids::RaftIndex;
 use crate::metadata::intent::{ControllerChannel, Intent, IntentAnswer, SubmitError, SubmitFuture};
-use crate::metadata::raft::types::{RaftNodeId, decode, encode};
+use crate::metadata::raft::types::{RaftNodeId, decode_message, encode_message};
 use crate::platform::clock;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,6 +138,7 @@ impl Inner {
             return match self.controller.handle(intent.clone()).await {
                 Ok((index, answer)) => Attempt::Answered(index, answer),
                 Err(ControllerError::NotController(_)) => Attempt::NoEffect,
+                Err(ControllerError::Refused(why)) => Attempt::Refused(why),
                 Err(error @ (ControllerError::Unknown(_) | ControllerError::Stopped(_))) => {
                     Attempt::Unknown(error.to_string())
                 }
@@ -150,7 +151,7 @@ impl Inner {
     }
 
     async fn attempt_remote(&self, intent: &Intent, leader: RaftNodeId, address: &str) -> Attempt {
-        let (mut client, intent) = match (self.pool.get(address), encode(intent)) {
+        let (mut client, intent) = match (self.pool.get(address), encode_message(intent)) {
             (Ok(client), Ok(intent)) => (client, intent),
             (Err(status), _) => return Attempt::Refused(status.message().to_string()),
             (_, Err(error)) => return Attempt::Refused(error.to_string()),
@@ -169,7 +170,7 @@ impl Inner {
         };
         match answer {
             Ok(answer) => match answer.into_inner().outcome {
-                Some(Outcome::Answered(answered)) => match decode(&answered.answer) {
+                Some(Outcome::Answered(answered)) => match decode_message(&answered.answer) {
                     Ok(answer) => Attempt::Answered(RaftIndex(answered.raft_index), answer),
                     Err(error) => Attempt::Unknown(error.to_string()),
                 },

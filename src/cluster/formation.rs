@@ -31,8 +31,8 @@ pub enum FormationError {
         "the listed controllers belong to different clusters ({0}): point `controllers` at nodes of one cluster only"
     )]
     TwoClusters(String),
-    #[error("this folder belongs to cluster {mine}, the controllers to {theirs}: check `data_dir` and `controllers`")]
-    OtherCluster { mine: ClusterId, theirs: ClusterId },
+    #[error("the metadata quorum on this node stopped: {0}")]
+    Quorum(String),
     #[error("`controllers` is empty: list the initial controllers as id@host:port, the same list on every node")]
     NoControllers,
 }
@@ -114,8 +114,11 @@ pub async fn form(node: &Node, config: &NodeConfig) -> Result<ClusterId, Formati
     let addresses: BTreeMap<BrokerId, String> = config.controllers.iter().cloned().collect();
     let mut report = Report::default();
     loop {
-        if node.quorum.is_initialized().await {
-            if let Some(cluster) = learned(node)? {
+        let initialized =
+            node.quorum.is_initialized().await.map_err(|e| FormationError::Quorum(e.to_string()))?;
+        if initialized {
+            let cluster = node.quorum.image().cluster_id;
+            if cluster != ClusterId::default() {
                 return Ok(cluster);
             }
             report.say("waiting for the cluster's metadata");
@@ -146,19 +149,6 @@ pub async fn form(node: &Node, config: &NodeConfig) -> Result<ClusterId, Formati
         }
         tokio::time::sleep(Duration::from_millis(random::between(LOOK_EVERY_MS))).await;
     }
-}
-
-/// The cluster id, once the image has it; a folder of another cluster is an error.
-fn learned(node: &Node) -> Result<Option<ClusterId>, FormationError> {
-    let theirs = node.quorum.image().cluster_id;
-    if theirs == ClusterId(Uuid::nil()) {
-        return Ok(None);
-    }
-    if node.cluster.learn(theirs) {
-        return Ok(Some(theirs));
-    }
-    let mine = node.cluster.known().unwrap_or_default();
-    Err(FormationError::OtherCluster { mine, theirs })
 }
 
 async fn ask_all(node: &Node, addresses: &BTreeMap<BrokerId, String>) -> BTreeMap<BrokerId, PeerState> {

@@ -26,7 +26,8 @@ pub async fn join(node: &Node, request: JoinRequest) -> Result<Outcome, Status> 
     }
     let joiner =
         RaftNodeId { node: BrokerId(request.node_id), directory: DirectoryId(parse_uuid(&request.directory_id)?) };
-    match check_join(&node.quorum.status().members, &node.quorum.image(), joiner) {
+    let members = node.quorum.status().members;
+    match check_join(&members, &node.quorum.image(), joiner) {
         Admission::Member => return Ok(Outcome::Joined(true)),
         Admission::Refused(why) => return Ok(Outcome::Refused(why)),
         Admission::New => {}
@@ -34,6 +35,7 @@ pub async fn join(node: &Node, request: JoinRequest) -> Result<Outcome, Status> 
     match node.quorum.add_learner(joiner, request.address.clone()).await {
         Ok(()) => {
             tracing::info!(node = %joiner, address = request.address, "joined as a learner");
+            forget_wiped_learners(node, &members, joiner).await;
             Ok(Outcome::Joined(true))
         }
         Err(error) if !node.leadership().is_controller => {
@@ -41,6 +43,16 @@ pub async fn join(node: &Node, request: JoinRequest) -> Result<Outcome, Status> 
             Ok(Outcome::NotController(node.not_controller()))
         }
         Err(error) => Err(Status::unavailable(format!("could not add the node: {error}; it may ask again"))),
+    }
+}
+
+/// Older folders of the joiner's node id that only learned: nothing of them is left to follow the log.
+async fn forget_wiped_learners(node: &Node, members: &[QuorumMember], joiner: RaftNodeId) {
+    let wiped = members.iter().filter(|m| !m.voter && m.node.node == joiner.node && m.node != joiner);
+    for old in wiped {
+        if let Err(error) = node.quorum.remove_learner(old.node).await {
+            tracing::warn!(old = %old.node, %error, "could not forget a wiped learner; it costs the log a little");
+        }
     }
 }
 

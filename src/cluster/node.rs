@@ -17,6 +17,11 @@ pub struct Node {
 }
 
 impl Node {
+    pub fn new(me: RaftNodeId, quorum: Quorum) -> Node {
+        let cluster = ClusterIdentity::new(quorum.cluster_id());
+        Node { me, quorum, cluster }
+    }
+
     pub fn leadership(&self) -> Leadership {
         *self.quorum.leadership().borrow()
     }
@@ -40,25 +45,19 @@ impl Node {
     }
 }
 
-/// The cluster this node belongs to, unknown until it has formed or joined one. Invariant: once known it never changes.
+/// The cluster this node belongs to, unknown until it has formed or joined one. Once known it never changes.
 #[derive(Clone)]
 pub struct ClusterIdentity {
-    known: watch::Sender<Option<ClusterId>>,
+    known: watch::Receiver<Option<ClusterId>>,
 }
 
 impl ClusterIdentity {
-    pub fn new(known: Option<ClusterId>) -> Self {
-        Self { known: watch::Sender::new(known) }
+    pub fn new(known: watch::Receiver<Option<ClusterId>>) -> Self {
+        Self { known }
     }
 
     pub fn known(&self) -> Option<ClusterId> {
         *self.known.borrow()
-    }
-
-    /// False if another cluster is known already.
-    pub fn learn(&self, id: ClusterId) -> bool {
-        self.known.send_if_modified(|known| known.is_none().then(|| *known = Some(id)).is_some());
-        self.known() == Some(id)
     }
 
     /// As messages carry it: empty while unknown.
@@ -113,11 +112,11 @@ mod tests {
     fn another_clusters_message_is_refused() {
         let mine = ClusterId(Uuid::from_u128(1));
         let other = ClusterId(Uuid::from_u128(2));
-        let identity = ClusterIdentity::new(None);
+        let (known, receiver) = watch::channel(None);
+        let identity = ClusterIdentity::new(receiver);
         assert!(identity.check(&mine.to_string()).is_err(), "nothing within a cluster before there is one");
         assert!(identity.check_if_given(&other.to_string()).is_ok());
-        assert!(identity.learn(mine) && identity.learn(mine));
-        assert!(!identity.learn(other), "a cluster never changes");
+        known.send_replace(Some(mine));
         assert!(identity.check(&mine.to_string()).is_ok());
         assert!(identity.check(&other.to_string()).is_err());
         assert!(identity.check("").is_err());

@@ -7,6 +7,7 @@ use super::service::ClusterService;
 use super::sessions::Sessions;
 use crate::controller::controller::Controller;
 use crate::controller::liveness::Timing;
+use crate::metadata::quorum::RaftService;
 use crate::platform::network::TcpListener;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tonic::transport::server::TcpIncoming;
 /// port open, and survivors could not tell that it is gone.
 pub fn start(
     listener: TcpListener,
+    raft: RaftService,
     node: Node,
     controller: Arc<Controller>,
     timing: Timing,
@@ -30,13 +32,12 @@ pub fn start(
     let elections = controller.clone();
     let elections_stop = stop.clone();
     tokio::spawn(async move { elections.run_elections(elections_stop).await });
-    let raft = node.quorum.raft_service();
     let cluster = ClusterServer::new(ClusterService::new(node, controller, sessions));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(1)))
         .http2_keepalive_timeout(Some(Duration::from_secs(2)))
-        .add_service(raft)
+        .add_service(raft.server())
         .add_service(cluster)
         .serve_with_incoming(incoming);
     let mut stop = stop;

@@ -9,7 +9,7 @@ use crate::controller::liveness::{self, Verdict};
 use crate::ids::*;
 use crate::metadata::command::{Answer, BrokerRegistration, MetadataError};
 use crate::metadata::intent::Intent;
-use crate::metadata::raft::types::{decode, encode};
+use crate::metadata::raft::types::{decode_message, encode_message};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
@@ -29,6 +29,10 @@ pub struct ClusterService {
 impl ClusterService {
     pub fn new(node: Node, controller: Arc<Controller>, sessions: Sessions) -> ClusterService {
         ClusterService { node, controller, sessions, connections: AtomicU64::new(0) }
+    }
+
+    async fn is_initialized(&self) -> Result<bool, Status> {
+        self.node.quorum.is_initialized().await.map_err(|e| Status::internal(e.to_string()))
     }
 
     async fn register_checked(&self, registration: BrokerRegistration) -> register_answer::Outcome {
@@ -59,12 +63,13 @@ impl ClusterService {
     async fn submit_checked(&self, intent: Intent) -> submit_answer::Outcome {
         use submit_answer::Outcome;
         match self.controller.handle(intent).await {
-            Ok((index, answer)) => match encode(&answer) {
+            Ok((index, answer)) => match encode_message(&answer) {
                 Ok(answer) => Outcome::Answered(Answered { raft_index: index.0, answer }),
                 // Committed, but the answer cannot be told.
                 Err(error) => Outcome::Unknown(error.to_string()),
             },
             Err(ControllerError::NotController(_)) => Outcome::NotController(self.node.not_controller()),
+            Err(ControllerError::Refused(why)) => Outcome::Refused(why),
             Err(error @ (ControllerError::Unknown(_) | ControllerError::Stopped(_))) => {
                 Outcome::Unknown(error.to_string())
             }
@@ -80,7 +85,7 @@ impl cluster_server::Cluster for ClusterService {
             cluster_id: self.node.cluster.text(),
             node_id: self.node.me.node.0,
             directory_id: self.node.me.directory.to_string(),
-            initialized: self.node.quorum.is_initialized().await,
+            initialized: self.is_initialized().await?,
             controller: self.node.controller_hint(),
         }))
     }
@@ -95,7 +100,7 @@ impl cluster_server::Cluster for ClusterService {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterAnswer>, Status> {
         let request = request.into_inner();
         self.node.cluster.check(&request.cluster_id)?;
-        let registration = decode(&request.registration).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let registration = decode_message(&request.registration).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let outcome = Some(self.register_checked(registration).await);
         Ok(Response::new(RegisterAnswer { cluster_id: self.node.cluster.text(), outcome }))
     }
@@ -134,7 +139,7 @@ impl cluster_server::Cluster for ClusterService {
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<SubmitAnswer>, Status> {
         let request = request.into_inner();
         self.node.cluster.check(&request.cluster_id)?;
-        let intent = decode(&request.intent).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let intent = decode_message(&request.intent).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let outcome = Some(self.submit_checked(intent).await);
         Ok(Response::new(SubmitAnswer { cluster_id: self.node.cluster.text(), outcome }))
     }

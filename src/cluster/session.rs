@@ -8,7 +8,7 @@ use crate::controller::controller::PROPOSE_TIMEOUT;
 use crate::controller::liveness::HEARTBEAT_EVERY;
 use crate::ids::*;
 use crate::metadata::command::BrokerRegistration;
-use crate::metadata::raft::types::{RaftNodeId, encode};
+use crate::metadata::raft::types::{RaftNodeId, encode_message};
 use crate::platform::clock;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -196,7 +196,7 @@ impl Session {
 /// Registers this process; safe to repeat, since the incarnation id is the same.
 async fn register(parts: &SessionParts, client: &mut ClusterClient<Channel>) -> Result<BrokerEpoch, String> {
     use register_answer::Outcome;
-    let registration = encode(&parts.registration).map_err(|e| e.to_string())?;
+    let registration = encode_message(&parts.registration).map_err(|e| e.to_string())?;
     let request = RegisterRequest { cluster_id: parts.node.cluster.text(), registration };
     let answer = tokio::time::timeout(PROPOSE_TIMEOUT + Duration::from_secs(1), client.register(request))
         .await

@@ -1,7 +1,7 @@
 //! Changes of dynamic configs: what may be set, on what, to which values.
 
 use super::plan::{Item, PARTITIONS_PER_COMMAND_MAX, Packer, Plan};
-use crate::config::topic;
+use crate::config::{broker, topic};
 use crate::metadata::command::{Command, ConfigChange, ConfigResource, MetadataError};
 use crate::metadata::image::Image;
 use crate::metadata::intent::IntentError;
@@ -56,6 +56,7 @@ fn check_each(change: &ConfigChange, allowed: impl Fn(&str, &str) -> Result<(), 
 
 /// A broker config that changes while brokers run is one that topics take their default from.
 fn check_broker_config(name: &str, value: &str) -> Result<(), String> {
+    broker::validate(name, value).map_err(|e| e.to_string())?;
     let Some(definition) = topic::definitions().iter().find(|d| d.broker_synonym == Some(name)) else {
         return Err(format!("broker config '{name}' cannot be changed while brokers run; set it in the node's file"));
     };

@@ -31,6 +31,9 @@ pub enum ControllerError {
     NotController(Option<RaftNodeId>),
     #[error("not committed within {0:?}; the outcome is unknown")]
     Unknown(Duration),
+    /// Without effect, and the same again if it is tried again.
+    #[error("{0}")]
+    Refused(String),
     #[error("the metadata quorum on this node stopped: {0}")]
     Stopped(String),
 }
@@ -40,6 +43,7 @@ impl From<ProposeError> for ControllerError {
         match error {
             ProposeError::NotController(leader) => ControllerError::NotController(leader),
             ProposeError::Unknown(after) => ControllerError::Unknown(after),
+            error @ ProposeError::TooLarge { .. } => ControllerError::Refused(error.to_string()),
             ProposeError::Fatal(why) => ControllerError::Stopped(why),
         }
     }
@@ -205,9 +209,8 @@ impl Controller {
         elections
     }
 
-    /// `auto.leader.rebalance.enable`, true unless it was given otherwise.
     fn returns_leadership(&self) -> bool {
-        self.config.kafka.given.get("auto.leader.rebalance.enable").is_none_or(|value| value != "false")
+        self.config.kafka.boolean("auto.leader.rebalance.enable")
     }
 
     fn check_controller(&self) -> Result<(), ControllerError> {
@@ -262,7 +265,7 @@ impl Controller {
 /// "Not the controller" means "nothing happened" only for the first command; after it, part of the intent is committed.
 fn after_commits(error: ControllerError, committed: usize) -> ControllerError {
     match error {
-        ControllerError::NotController(_) if committed > 0 => ControllerError::Unknown(Duration::ZERO),
+        ControllerError::NotController(_) | ControllerError::Refused(_) if committed > 0 => ControllerError::Unknown(Duration::ZERO),
         other => other,
     }
 }

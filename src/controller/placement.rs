@@ -99,8 +99,9 @@ pub fn place(
         .collect())
 }
 
-/// The leader, then each follower by: active, rack not used yet, least used in this call, place in the turn. The turn
-/// shifts each time around, so that a broker's leaders do not all have the same first follower to fall back to.
+/// The leader, then each follower by: active, rack not used yet, not used more than others, place in the turn. The turn
+/// shifts each time around, so that a broker's leaders do not all have the same first follower to fall back to; a count
+/// compared strictly would bring the same pairs together again and again, so one replica more than the least is let pass.
 fn replicas_of_one(
     ring: &[&Candidate],
     racks: &[usize],
@@ -110,13 +111,14 @@ fn replicas_of_one(
     replication_factor: usize,
 ) -> Vec<usize> {
     let others = ring.len().saturating_sub(1).max(1);
+    let least = used.iter().min().copied().unwrap_or(0);
     let mut chosen = vec![leader];
     while chosen.len() < replication_factor {
         let next = (0..ring.len()).filter(|index| !chosen.contains(index)).min_by_key(|index| {
             let rack_used = chosen.iter().filter(|c| racks[**c] == racks[*index]).count();
             let distance = (index + ring.len() - leader - 1) % ring.len();
             let place_in_turn = (distance + others - turn % others) % others;
-            (!ring[*index].active, rack_used, used[*index], place_in_turn)
+            (!ring[*index].active, rack_used, used[*index].saturating_sub(least + 1), place_in_turn)
         });
         chosen.extend(Some(next.expect("the factor is at most the number of brokers")));
     }
@@ -186,7 +188,7 @@ mod tests {
                 }
             }
             prop_assert!(spread(&leaders) <= 1, "leaders: {:?}", leaders);
-            prop_assert!(spread(&replicas) <= 2, "replicas: {:?}", replicas);
+            prop_assert!(spread(&replicas) <= 3, "replicas: {:?}", replicas);
         }
 
         #[test]

@@ -3,7 +3,7 @@
 use crate::ids::PartitionEpoch;
 use crate::metadata::command::{Answer, Command, MetadataError};
 use crate::metadata::intent::IntentError;
-use crate::metadata::raft::types::encode;
+use crate::metadata::raft::types::encoded_size;
 use serde::Serialize;
 
 /// One command stays below this, with room for its own envelope: Raft bounds an entry at 256 KiB.
@@ -87,7 +87,7 @@ impl<P: Serialize> Packer<P> {
 
     /// Adds a part; gives the command and the position it landed in.
     pub fn add(&mut self, part: P, weight: usize) -> Result<(usize, usize), TooLarge> {
-        let bytes = encode(&part).map_or(usize::MAX, |encoded| encoded.len());
+        let bytes = encoded_size(&part).ok().and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX);
         if bytes > COMMAND_BYTES_MAX {
             return Err(TooLarge { bytes });
         }

@@ -29,7 +29,7 @@ impl Defaults {
     pub fn of(config: &NodeConfig) -> Defaults {
         Defaults {
             partitions: i32::try_from(config.kafka.int("num.partitions")).unwrap_or(1),
-            replication_factor: config.kafka.given.get("default.replication.factor").and_then(|v| v.parse().ok()),
+            replication_factor: i16::try_from(config.kafka.int("default.replication.factor")).ok().filter(|f| *f > 0),
         }
     }
 }
@@ -379,8 +379,8 @@ mod tests {
         assert_eq!(plan.commands.len(), 3, "two topics of 400 partitions a command");
         let plan = create_on(&image, vec![intent("big", 5_000, 3)], false);
         assert_eq!(plan.commands.len(), 1, "one topic is never split");
-        let encoded = crate::metadata::raft::types::encode(&plan.commands[0]).unwrap();
-        assert!(encoded.len() < 256 * 1024, "{}", encoded.len());
+        let bytes = crate::metadata::raft::types::encoded_size(&plan.commands[0]).unwrap();
+        assert!(bytes < 256 * 1024, "{bytes}");
     }
 
     #[test]

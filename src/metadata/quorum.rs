@@ -37,6 +37,8 @@ pub enum ProposeError {
     NotController(Option<RaftNodeId>),
     #[error("not committed within {0:?}; the outcome is unknown")]
     Unknown(Duration),
+    #[error("a command of {bytes} bytes is above the bound of {bound}; split it")]
+    TooLarge { bytes: u64, bound: usize },
     #[error("the Raft core stopped: {0}")]
     Fatal(String),
 }
@@ -102,29 +104,38 @@ impl Quorum {
         todo!()
     }
 
-    pub async fn start(config: QuorumConfig) -> Result<Quorum, QuorumError> {
+    pub async fn start(config: QuorumConfig) -> Result<(Quorum, RaftService), StartError> {
         let _ = config;
         todo!()
     }
-    pub fn raft_service(&self) -> raft_server::RaftServer<RaftService> {
+    /// The cluster this node belongs to, as soon as it is known: before the image carries it.
+    pub fn cluster_id(&self) -> watch::Receiver<Option<ClusterId>> {
         todo!()
     }
-    pub async fn is_initialized(&self) -> bool {
+    pub async fn is_initialized(&self) -> Result<bool, MembershipError> {
         todo!()
     }
     pub async fn initialize(
         &self,
         cluster_id: ClusterId,
-        voters: BTreeMap<RaftNodeId, String>,
-    ) -> Result<(), QuorumError> {
-        let _ = (cluster_id, voters);
+        members: BTreeMap<RaftNodeId, String>,
+    ) -> Result<(), MembershipError> {
+        let _ = (cluster_id, members);
         todo!()
     }
-    pub async fn add_learner(&self, node: RaftNodeId, address: String) -> Result<(), QuorumError> {
+    pub async fn add_learner(&self, node: RaftNodeId, address: String) -> Result<(), MembershipError> {
         let _ = (node, address);
         todo!()
     }
-    pub async fn replace_voter(&self, old: RaftNodeId, new: RaftNodeId) -> Result<(), QuorumError> {
+    pub async fn set_address(&self, node: RaftNodeId, address: String) -> Result<(), MembershipError> {
+        let _ = (node, address);
+        todo!()
+    }
+    pub async fn remove_learner(&self, node: RaftNodeId) -> Result<(), MembershipError> {
+        let _ = node;
+        todo!()
+    }
+    pub async fn replace_voter(&self, old: RaftNodeId, new: RaftNodeId) -> Result<(), MembershipError> {
         let _ = (old, new);
         todo!()
     }
@@ -145,15 +156,26 @@ impl Quorum {
 pub struct QuorumConfig {
     pub dir: PathBuf,
     pub me: RaftNodeId,
-    pub cluster_address: String,
-    pub rank: usize,
+    pub cluster_id: Option<ClusterId>,
+    pub rank: u32,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct QuorumError(pub String);
+pub struct StartError(pub String);
 
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct MembershipError(pub String);
+
+#[derive(Clone)]
 pub struct RaftService;
+
+impl RaftService {
+    pub fn server(&self) -> raft_server::RaftServer<RaftService> {
+        raft_server::RaftServer::new(self.clone())
+    }
+}
 
 #[tonic::async_trait]
 impl raft_server::Raft for RaftService {

@@ -17,23 +17,35 @@ impl fmt::Display for RaftNodeId {
     }
 }
 
-/// Why bytes could not be read or written.
-#[derive(Debug, thiserror::Error)]
-#[error("metadata codec: {0}")]
-pub struct CodecError(pub String);
+/// Bound of one message between nodes.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    #[error("nothing to decode")]
+    Empty,
+    #[error("encoding version {0} is not known to this release")]
+    UnknownVersion(u8),
+    #[error("malformed: {0}")]
+    Malformed(String),
+}
 
 const VERSION: u8 = 1;
 
-pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+pub fn encoded_size<T: Serialize + ?Sized>(value: &T) -> Result<u64, CodecError> {
+    bincode::serialized_size(value).map(|n| n + 1).map_err(|e| CodecError::Malformed(e.to_string()))
+}
+
+pub fn encode_message<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CodecError> {
     let mut bytes = vec![VERSION];
-    bincode::serialize_into(&mut bytes, value).map_err(|e| CodecError(e.to_string()))?;
+    bincode::serialize_into(&mut bytes, value).map_err(|e| CodecError::Malformed(e.to_string()))?;
     Ok(bytes)
 }
 
-pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+pub fn decode_message<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     match bytes.split_first() {
-        Some((&VERSION, rest)) => bincode::deserialize(rest).map_err(|e| CodecError(e.to_string())),
-        Some((version, _)) => Err(CodecError(format!("unknown version {version}"))),
-        None => Err(CodecError("no bytes".to_string())),
+        None => Err(CodecError::Empty),
+        Some((&VERSION, rest)) => bincode::deserialize(rest).map_err(|e| CodecError::Malformed(e.to_string())),
+        Some((&version, _)) => Err(CodecError::UnknownVersion(version)),
     }
 }
