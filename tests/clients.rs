@@ -110,8 +110,11 @@ fn kafka_python_goes_on_while_a_node_is_killed() {
     cluster.create_topic("g", 6, 3, &[]);
     let ready = cluster.dir.join("ready");
     let finished = std::thread::scope(|scope| {
-        let client = scope.spawn(|| python("python_group.py", &[&cluster.bootstrap(), "g", "3000", ready.to_str().unwrap()]));
-        wait_for("a third of the records", Duration::from_secs(120), || (ready.exists() || client.is_finished()).then_some(()));
+        let client =
+            scope.spawn(|| python("python_group.py", &[&cluster.bootstrap(), "g", "3000", ready.to_str().unwrap()]));
+        wait_for("a third of the records", Duration::from_secs(120), || {
+            (ready.exists() || client.is_finished()).then_some(())
+        });
         cluster.kill(2);
         client.join().expect("the client's thread")
     });

@@ -74,7 +74,9 @@ fn the_controller_killed_under_load_loses_nothing_and_another_takes_over() {
     cluster.kill(first);
     load.wait_acked(500, SOON);
     let other = if first == 1 { 2 } else { 1 };
-    cluster.cli(other, &["topic", "create", "after", "--partitions", "1", "--replication-factor", "2"]).assert_ok("create");
+    cluster
+        .cli(other, &["topic", "create", "after", "--partitions", "1", "--replication-factor", "2"])
+        .assert_ok("create");
     assert_ne!(controller(&cluster), first, "a new controller was elected");
     cluster.start_node(first);
     wait_in_sync(&cluster, "t");

@@ -5,9 +5,9 @@ mod support;
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, GroupId,
-    HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest,
+    GroupId, HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest,
+    LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
     OffsetForLeaderEpochRequest, ProduceRequest, RequestHeader, SyncGroupRequest, TopicName,
 };
 use kafka_protocol::protocol::{Encodable, StrBytes};
@@ -77,7 +77,8 @@ fn corpus() -> Vec<Vec<u8>> {
         }
         add(request(ApiKey::Fetch, version, &FetchRequest::default().with_max_wait_ms(1).with_topics(vec![topic])));
         let partition = list_offsets_request::ListOffsetsPartition::default().with_timestamp(-1);
-        let topic = list_offsets_request::ListOffsetsTopic::default().with_name(name()).with_partitions(vec![partition]);
+        let topic =
+            list_offsets_request::ListOffsetsTopic::default().with_name(name()).with_partitions(vec![partition]);
         add(request(ApiKey::ListOffsets, version, &ListOffsetsRequest::default().with_topics(vec![topic])));
         let topic = metadata_request::MetadataRequestTopic::default().with_name(Some(name()));
         add(request(ApiKey::Metadata, version, &MetadataRequest::default().with_topics(Some(vec![topic]))));
@@ -91,7 +92,11 @@ fn corpus() -> Vec<Vec<u8>> {
         let topic = offset_for_leader_epoch_request::OffsetForLeaderTopic::default()
             .with_topic(name())
             .with_partitions(vec![partition]);
-        add(request(ApiKey::OffsetForLeaderEpoch, version, &OffsetForLeaderEpochRequest::default().with_topics(vec![topic])));
+        add(request(
+            ApiKey::OffsetForLeaderEpoch,
+            version,
+            &OffsetForLeaderEpochRequest::default().with_topics(vec![topic]),
+        ));
         let topic = create_topics_request::CreatableTopic::default()
             .with_name(name())
             .with_num_partitions(1)
@@ -103,7 +108,9 @@ fn corpus() -> Vec<Vec<u8>> {
             &CreateTopicsRequest::default().with_topics(vec![topic]).with_validate_only(true),
         ));
         let delete = DeleteTopicsRequest::default();
-        let delete = if version < 6 { delete.with_topic_names(vec![name()]) } else {
+        let delete = if version < 6 {
+            delete.with_topic_names(vec![name()])
+        } else {
             delete.with_topics(vec![delete_topics_request::DeleteTopicState::default().with_name(Some(name()))])
         };
         add(request(ApiKey::DeleteTopics, version, &delete));
@@ -116,7 +123,11 @@ fn corpus() -> Vec<Vec<u8>> {
         let resource = describe_configs_request::DescribeConfigsResource::default()
             .with_resource_type(2)
             .with_resource_name(text("t"));
-        add(request(ApiKey::DescribeConfigs, version, &DescribeConfigsRequest::default().with_resources(vec![resource])));
+        add(request(
+            ApiKey::DescribeConfigs,
+            version,
+            &DescribeConfigsRequest::default().with_resources(vec![resource]),
+        ));
         let config = incremental_alter_configs_request::AlterableConfig::default().with_name(text("retention.ms"));
         let resource = incremental_alter_configs_request::AlterConfigsResource::default()
             .with_resource_type(2)
@@ -147,7 +158,9 @@ fn corpus() -> Vec<Vec<u8>> {
         ));
         add(request(ApiKey::Heartbeat, version, &HeartbeatRequest::default().with_group_id(group())));
         let leave = LeaveGroupRequest::default().with_group_id(group());
-        let leave = if version < 3 { leave.with_member_id(text("m")) } else {
+        let leave = if version < 3 {
+            leave.with_member_id(text("m"))
+        } else {
             leave.with_members(vec![leave_group_request::MemberIdentity::default().with_member_id(text("m"))])
         };
         add(request(ApiKey::LeaveGroup, version, &leave));
@@ -162,7 +175,9 @@ fn corpus() -> Vec<Vec<u8>> {
             &OffsetCommitRequest::default().with_group_id(group()).with_topics(vec![topic]),
         ));
         let fetch = OffsetFetchRequest::default();
-        let fetch = if version < 8 { fetch.with_group_id(group()) } else {
+        let fetch = if version < 8 {
+            fetch.with_group_id(group())
+        } else {
             fetch.with_groups(vec![offset_fetch_request::OffsetFetchRequestGroup::default().with_group_id(group())])
         };
         add(request(ApiKey::OffsetFetch, version, &fetch));

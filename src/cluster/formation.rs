@@ -114,8 +114,7 @@ pub async fn form(node: &Node, config: &NodeConfig) -> Result<ClusterId, Formati
     let addresses: BTreeMap<BrokerId, String> = config.controllers.iter().cloned().collect();
     let mut report = Report::default();
     loop {
-        let initialized =
-            node.quorum.is_initialized().await.map_err(|e| FormationError::Quorum(e.to_string()))?;
+        let initialized = node.quorum.is_initialized().await.map_err(|e| FormationError::Quorum(e.to_string()))?;
         if initialized {
             let cluster = node.quorum.image().cluster_id;
             if cluster != ClusterId::default() {

@@ -7,7 +7,7 @@ use super::service::ClusterService;
 use super::sessions::Sessions;
 use crate::controller::controller::Controller;
 use crate::controller::liveness::Timing;
-use crate::metadata::quorum::RaftService;
+use crate::metadata::raft::server::RaftService;
 use crate::platform::network::TcpListener;
 use std::net::SocketAddr;
 use std::sync::Arc;

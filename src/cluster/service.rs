@@ -100,7 +100,8 @@ impl cluster_server::Cluster for ClusterService {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterAnswer>, Status> {
         let request = request.into_inner();
         self.node.cluster.check(&request.cluster_id)?;
-        let registration = decode_message(&request.registration).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let registration =
+            decode_message(&request.registration).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let outcome = Some(self.register_checked(registration).await);
         Ok(Response::new(RegisterAnswer { cluster_id: self.node.cluster.text(), outcome }))
     }

@@ -147,9 +147,9 @@ fn assemble(mut flat: Flat) -> Result<NodeConfig, ConfigError> {
             return Err(unknown("key", &key, known));
         }
     }
-    let node_id = flat
-        .remove("node_id")
-        .ok_or_else(|| ConfigError("node_id is missing: give each node a number of its own, such as node_id = 1".into()))?;
+    let node_id = flat.remove("node_id").ok_or_else(|| {
+        ConfigError("node_id is missing: give each node a number of its own, such as node_id = 1".into())
+    })?;
     let node_id = node_id
         .parse::<i32>()
         .ok()
@@ -159,8 +159,9 @@ fn assemble(mut flat: Flat) -> Result<NodeConfig, ConfigError> {
         ConfigError("data_dir is missing: name the folder that is to hold this node's data".to_string())
     })?;
     let (is_broker, is_controller) = roles(flat.remove("roles").as_deref().unwrap_or("broker,controller"))?;
-    let [replica_listener, cluster_listener, admin_listener] = FIXED_LISTENERS
-        .map(|(name, port)| listener(&mut flat, name, name.trim_end_matches("_listener"), &format!("127.0.0.1:{port}")));
+    let [replica_listener, cluster_listener, admin_listener] = FIXED_LISTENERS.map(|(name, port)| {
+        listener(&mut flat, name, name.trim_end_matches("_listener"), &format!("127.0.0.1:{port}"))
+    });
     let (replica_listener, cluster_listener, admin_listener) = (replica_listener?, cluster_listener?, admin_listener?);
     let mut names: Vec<String> = flat
         .keys()
@@ -273,9 +274,8 @@ mod tests {
     "#;
 
     fn load(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<NodeConfig, ConfigError> {
-        let owned = |pairs: &[(&str, &str)]| {
-            pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<Vec<_>>()
-        };
+        let owned =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<Vec<_>>();
         NodeConfig::load(Some((Path::new("highwater.toml"), file)), owned(environment), &owned(flags))
     }
 

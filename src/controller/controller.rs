@@ -265,7 +265,9 @@ impl Controller {
 /// "Not the controller" means "nothing happened" only for the first command; after it, part of the intent is committed.
 fn after_commits(error: ControllerError, committed: usize) -> ControllerError {
     match error {
-        ControllerError::NotController(_) | ControllerError::Refused(_) if committed > 0 => ControllerError::Unknown(Duration::ZERO),
+        ControllerError::NotController(_) | ControllerError::Refused(_) if committed > 0 => {
+            ControllerError::Unknown(Duration::ZERO)
+        }
         other => other,
     }
 }

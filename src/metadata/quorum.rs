@@ -344,8 +344,7 @@ impl Quorum {
             return Err(MembershipError::NotController(status.leadership.leader));
         }
         for voter in &voters {
-            let member =
-                status.members.iter().find(|m| m.node == *voter).ok_or(MembershipError::NotAMember(*voter))?;
+            let member = status.members.iter().find(|m| m.node == *voter).ok_or(MembershipError::NotAMember(*voter))?;
             let last = status.last_log_index;
             let caught_up = member.matched.is_some_and(|at| at.0 + CAUGHT_UP_ENTRIES >= last.0);
             if !member.voter && !caught_up {
@@ -355,11 +354,7 @@ impl Quorum {
         self.change(ChangeMembers::ReplaceAllVoters(voters), keep_as_learners).await
     }
 
-    async fn change(
-        &self,
-        change: ChangeMembers<RaftNodeId, RaftNode>,
-        retain: bool,
-    ) -> Result<(), MembershipError> {
+    async fn change(&self, change: ChangeMembers<RaftNodeId, RaftNode>, retain: bool) -> Result<(), MembershipError> {
         use openraft::error::ChangeMembershipError as Reason;
         match within(MEMBERSHIP_TIMEOUT, self.core.raft.change_membership(change, retain)).await {
             Err(_) => Err(MembershipError::Unknown(MEMBERSHIP_TIMEOUT)),
@@ -436,8 +431,7 @@ async fn follow_leadership(core: Arc<Core>) {
                 core.publisher.record(Event::ControllerElected { controller, term: now.term });
             }
             core.leadership.send_replace(now);
-            if now.is_controller && !before.is_controller && core.publisher.image().cluster_id == ClusterId::default()
-            {
+            if now.is_controller && !before.is_controller && core.publisher.image().cluster_id == ClusterId::default() {
                 tokio::spawn(name_cluster(core.clone()));
             }
         }

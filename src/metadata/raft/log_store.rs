@@ -87,11 +87,8 @@ impl LogStore {
     /// Opens or creates the store in `dir`. Blocks while an earlier holder lets go of the lock.
     pub fn open(dir: &Path) -> Result<LogStore, LogStoreError> {
         folder::create(dir)?;
-        let config = sled::Config::new()
-            .path(dir)
-            .segment_size(SEGMENT_BYTES)
-            .cache_capacity(CACHE_BYTES)
-            .flush_every_ms(None);
+        let config =
+            sled::Config::new().path(dir).segment_size(SEGMENT_BYTES).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let mut waited = Duration::ZERO;
         let db = loop {
             match config.open() {
@@ -348,8 +345,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     /// Never beyond the log: what of it the disk did not keep cannot be applied yet.
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
-        let committed: Option<Option<LogId>> =
-            meta(&self.reader.db, "committed index", COMMITTED).map_err(reading)?;
+        let committed: Option<Option<LogId>> = meta(&self.reader.db, "committed index", COMMITTED).map_err(reading)?;
         let last = self.get_log_state().await?.last_log_id;
         Ok(committed.flatten().min(last))
     }

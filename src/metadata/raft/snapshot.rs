@@ -79,8 +79,7 @@ impl SnapshotStore {
         if current.as_ref().is_some_and(|kept| kept.last_log_id > meta.last_log_id) {
             return Ok(());
         }
-        let header =
-            Header { meta: meta.clone(), body_bytes: body.len() as u64, body_crc: crc_fast::crc64_nvme(body) };
+        let header = Header { meta: meta.clone(), body_bytes: body.len() as u64, body_crc: crc_fast::crc64_nvme(body) };
         let header = encode(&header, HEADER_BYTES_MAX)?;
         let mut prefix = [0; PREFIX_BYTES];
         prefix[..8].copy_from_slice(MAGIC);

@@ -1,7 +1,7 @@
 //! Commands about brokers: registering, fencing, unfencing, stopping, forgetting.
 
-use super::transition::{come_back, depart, hand_over};
 use super::Change;
+use super::transition::{come_back, depart, hand_over};
 use crate::ids::*;
 use crate::metadata::command::{Answer, BrokerRegistration, ElectionReason, FenceReason, MetadataError};
 use crate::metadata::event::Event;

@@ -49,9 +49,7 @@ pub fn settle(old: &Partition, next: Next, min_isr: usize) -> Partition {
     let elr: Vec<BrokerId> = if isr.len() >= min_isr || next.unclean {
         Vec::new()
     } else {
-        in_order(&|b| {
-            (old.elr.contains(&b) || old.isr.contains(&b)) && !isr.contains(&b) && !next.lost.contains(&b)
-        })
+        in_order(&|b| (old.elr.contains(&b) || old.isr.contains(&b)) && !isr.contains(&b) && !next.lost.contains(&b))
     };
     let new_epoch = next.leader != old.leader || next.unclean;
     let leader_epoch = if new_epoch { old.leader_epoch.next() } else { old.leader_epoch };
