@@ -103,7 +103,7 @@ mod tests {
             partition_epoch: PartitionEpoch(1),
             unclean_epoch: None,
         };
-        let mut check = |image: &mut Image, partition: &Partition| {
+        let check = |image: &mut Image, partition: &Partition| {
             let id = TopicId::default();
             let topic = Topic { id, name: "t".into(), partitions: [partition.clone()].into_iter().collect() };
             image.topics.insert(id, Arc::new(topic));

@@ -17,3 +17,6 @@ pub mod server;
 pub mod service;
 pub mod session;
 pub mod sessions;
+
+#[cfg(test)]
+mod story_tests;
