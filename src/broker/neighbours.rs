@@ -1,7 +1,7 @@
 //! The one place where the node calls the doors of the rooms on the floor below: their start-up signatures.
 
 use crate::config::broker::{ListenerConfig, NodeConfig};
-use crate::group::coordinator::Coordinator;
+use crate::group::coordinator::{Coordinator, CoordinatorParts};
 use crate::kafka::context::Services;
 use crate::metadata::intent::ControllerChannel;
 use crate::metadata::quorum::Quorum;
@@ -32,8 +32,12 @@ pub fn start_groups(
     hosted: &Hosted,
     controller: &Arc<dyn ControllerChannel>,
 ) -> Coordinator {
-    let _ = (config, quorum, hosted, controller);
-    Coordinator {}
+    Coordinator::start(CoordinatorParts {
+        config: config.clone(),
+        quorum: quorum.clone(),
+        hosted: hosted.clone(),
+        controller: controller.clone(),
+    })
 }
 
 /// WIRE: `kafka::listener::serve(services, listener, is_replica, stop)`.

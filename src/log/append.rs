@@ -145,7 +145,7 @@ impl PartitionLog {
     /// and epochs. After an error the log is as it was.
     fn write(&mut self, slices: &mut [IoSlice<'_>], headers: &[BatchHeader], now_ms: i64) -> Result<(), AppendError> {
         let length: u64 = headers.iter().map(HeaderFacts::whole_bytes).sum();
-        assert_eq!(length, slices.iter().map(|s| s.len() as u64).sum(), "the batches are their bytes");
+        assert_eq!(length, slices.iter().map(|s| s.len() as u64).sum::<u64>(), "the batches are their bytes");
         let last = headers.last().map_or(self.log_end, HeaderFacts::last_offset);
         self.try_write(slices, length, last, now_ms).map_err(|error| {
             self.fail(&error);

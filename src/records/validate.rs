@@ -235,6 +235,16 @@ pub fn check_keys(batches: &ValidBatches, decompressed_max: usize) -> Result<(),
     Ok(())
 }
 
+/// Checks the CRC of one whole batch, found on a disk say.
+pub fn check_crc(batch: &[u8]) -> Result<(), RecordError> {
+    let header = BatchHeader::parse(batch)?;
+    let whole = batch
+        .get(..header.size())
+        .ok_or(RecordError::BadLength { length: header.batch_length, available: batch.len() })?;
+    let computed = batch::compute_crc(whole);
+    if computed == header.crc { Ok(()) } else { Err(RecordError::BadCrc { stored: header.crc, computed }) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::batch::{APPEND_TIME_BIT, CONTROL_BIT, TRANSACTIONAL_BIT};
