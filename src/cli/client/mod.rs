@@ -12,3 +12,6 @@ mod leader;
 pub mod metadata;
 pub mod partitioner;
 pub mod producer;
+
+#[cfg(test)]
+mod tests;

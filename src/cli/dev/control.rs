@@ -1,6 +1,6 @@
 //! What is done to nodes of a cluster that is there.
 
-use super::folder::{self, ClusterFile, Folder, Ports};
+use super::folder::{self, ClusterFile, Folder, Ports, dir_option};
 use super::process::{self, RunState, Running};
 use super::ready::{self, Outcome};
 use super::up;
@@ -33,33 +33,42 @@ fn open(dir: &Path, node: u16) -> anyhow::Result<(Folder, ClusterFile)> {
     Ok((folder, file))
 }
 
-fn running(folder: &Folder, node: u16) -> anyhow::Result<Running> {
-    process::find(folder, node)?.with_context(|| format!("node {node} does not run; highwater dev start {node}"))
+fn running(folder: &Folder, node: u16, dir: &Path) -> anyhow::Result<Running> {
+    process::find(folder, node)?
+        .with_context(|| format!("node {node} does not run; highwater dev start {node}{}", dir_option(dir)))
 }
 
 pub async fn kill(dir: &Path, node: u16) -> anyhow::Result<()> {
     let (folder, _) = open(dir, node)?;
-    let found = running(&folder, node)?;
+    let found = running(&folder, node, dir)?;
     found.signal(Signal::KILL)?;
     anyhow::ensure!(found.gone(KILL_DEADLINE).await, "node {node} does not die: its disk may hang");
-    output::line(format!("killed node {node} (pid {}); highwater dev start {node}", found.pid.as_raw_nonzero()))
+    output::line(format!(
+        "killed node {node} (pid {}); highwater dev start {node}{}",
+        found.pid.as_raw_nonzero(),
+        dir_option(dir)
+    ))
 }
 
 pub async fn pause(dir: &Path, node: u16) -> anyhow::Result<()> {
     let (folder, _) = open(dir, node)?;
-    let found = running(&folder, node)?;
+    let found = running(&folder, node, dir)?;
     found.signal(Signal::STOP)?;
     // So that a `status` right after shows it; the kernel needs a moment.
     let until = Instant::now() + Duration::from_secs(1);
     while found.state() != RunState::Paused && Instant::now() < until {
         sleep(Duration::from_millis(5)).await;
     }
-    output::line(format!("paused node {node} (pid {}); highwater dev resume {node}", found.pid.as_raw_nonzero()))
+    output::line(format!(
+        "paused node {node} (pid {}); highwater dev resume {node}{}",
+        found.pid.as_raw_nonzero(),
+        dir_option(dir)
+    ))
 }
 
 pub fn resume(dir: &Path, node: u16) -> anyhow::Result<()> {
     let (folder, _) = open(dir, node)?;
-    let found = running(&folder, node)?;
+    let found = running(&folder, node, dir)?;
     found.signal(Signal::CONT)?;
     output::line(format!("resumed node {node} (pid {})", found.pid.as_raw_nonzero()))
 }
@@ -69,7 +78,7 @@ pub async fn start(dir: &Path, node: u16) -> anyhow::Result<()> {
     if let Some(found) = process::find(&folder, node)? {
         let hint = match found.state() {
             RunState::Running => String::new(),
-            RunState::Paused => format!(", but is paused; highwater dev resume {node}"),
+            RunState::Paused => format!(", but is paused; highwater dev resume {node}{}", dir_option(dir)),
         };
         anyhow::bail!("node {node} runs already (pid {}){hint}", found.pid.as_raw_nonzero());
     }
@@ -245,7 +254,7 @@ mod tests {
         folder.write_nodes(&ClusterFile { nodes: 3, port: 9092, set: BTreeMap::new() }).unwrap();
         let unknown = open(place.path(), 4).unwrap_err().to_string();
         assert!(unknown.contains("no node 4") && unknown.contains("1 to 3"), "{unknown}");
-        let stopped = running(&folder, 2).unwrap_err().to_string();
+        let stopped = running(&folder, 2, place.path()).unwrap_err().to_string();
         assert!(stopped.contains("dev start 2"), "{stopped}");
     }
 

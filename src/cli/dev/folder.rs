@@ -205,6 +205,11 @@ impl Folder {
     }
 }
 
+/// How a hint must name the folder: nothing, or " --dir D".
+pub fn dir_option(dir: &Path) -> String {
+    if dir.as_os_str() == DEFAULT_FOLDER { String::new() } else { format!(" --dir {}", dir.display()) }
+}
+
 pub fn clear(path: &Path) -> anyhow::Result<()> {
     disk::remove_file(path).with_context(|| path.display().to_string())
 }

@@ -123,10 +123,11 @@ pub async fn run(wanted: Wanted) -> anyhow::Result<()> {
         return Ok(());
     }
     let demo = async { if wanted.demo { demo::run(Reach::of_dev(&file)).await } else { std::future::pending().await } };
+    let hint = folder::dir_option(&wanted.dir);
     let ended = tokio::select! {
         ended = demo => ended,
         () = stop.next() => Ok(()),
-        tended = tend(&folder, &file, &mut children) => tended,
+        tended = tend(&folder, &file, &mut children, &hint) => tended,
     };
     eprintln!("\nstopping; Ctrl-C again kills");
     stop_nodes(&folder, &file, |text| eprintln!("{text}"), stop.next()).await?;
@@ -170,11 +171,7 @@ fn greet(folder: &Folder, file: &ClusterFile, wanted: &Wanted, took: Duration) -
         ]);
     }
     table.print()?;
-    let dir = if wanted.dir.as_os_str() == folder::DEFAULT_FOLDER {
-        String::new()
-    } else {
-        format!(" --dir {}", wanted.dir.display())
-    };
+    let dir = folder::dir_option(&wanted.dir);
     let elsewhere = if dir.is_empty() {
         String::new()
     } else {
@@ -244,15 +241,16 @@ impl Children {
 }
 
 /// Tells of nodes that end, starts those that notes ask for; returns when a note asks to stop.
-async fn tend(folder: &Folder, file: &ClusterFile, children: &mut Children) -> anyhow::Result<()> {
+async fn tend(folder: &Folder, file: &ClusterFile, children: &mut Children, dir: &str) -> anyhow::Result<()> {
     let mut ticks = interval(TEND_EVERY);
     loop {
         ticks.tick().await;
-        for (node, how) in children.ended() {
-            eprintln!("{} node {node} ended: {how}; highwater dev start {node}", output::time_of_day());
-        }
+        let ended = children.ended();
         if disk::exists(&folder.stop_wanted()) {
             return Ok(());
+        }
+        for (node, how) in ended {
+            eprintln!("{} node {node} ended: {how}; highwater dev start {node}{dir}", output::time_of_day());
         }
         for node in file.ids() {
             let note = folder.start_wanted(node);
