@@ -1,1 +1,24 @@
-//! placeholder
+//! The command line: `serve` runs a node, `dev` a cluster on this machine; the rest are clients.
+//!
+//! ```text
+//! command ─┬→ serve ─→ broker::run
+//!          ├→ dev ───→ child processes of this executable (folder, process, up, control, demo)
+//!          ├→ cluster, topic, group ─→ reach ─→ admin port (gRPC)      watcher resumes over all nodes
+//!          └→ produce, consume ──────→ client ─→ Kafka port
+//! ```
+
+mod client;
+mod cluster;
+pub mod command;
+mod consume;
+mod demo;
+mod dev;
+mod events;
+mod group;
+mod logging;
+mod output;
+mod produce;
+mod reach;
+mod serve;
+mod topic;
+mod watcher;

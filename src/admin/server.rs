@@ -1,0 +1,132 @@
+//! Starts and stops the admin port.
+
+use super::cluster::ClusterService;
+use super::door::Routes;
+use super::groups::GroupsService;
+use super::proto::DESCRIPTORS;
+use super::proto::cluster_server::ClusterServer;
+use super::proto::events_server::EventsServer;
+use super::proto::groups_server::GroupsServer;
+use super::proto::topics_server::TopicsServer;
+use super::topics::TopicsService;
+use super::watch::EventsService;
+use crate::config::broker::{ListenerConfig, NodeConfig};
+use crate::metadata::intent::ControllerChannel;
+use crate::metadata::quorum::Quorum;
+use crate::platform::network;
+use crate::replica::hosted::Hosted;
+use futures::StreamExt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::server::NamedService;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+/// How long calls under way may take after the stop.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What the admin services reach.
+pub struct AdminParts {
+    pub quorum: Quorum,
+    pub hosted: Hosted,
+    pub controller: Arc<dyn ControllerChannel>,
+    pub config: Arc<NodeConfig>,
+}
+
+/// Binds `listener` and serves on it until `stop` turns true; the task ends when the last call has, at most two
+/// seconds later. Health is SERVING, and `/readyz` answers 200, while `ready` is true.
+pub async fn serve(
+    parts: AdminParts,
+    listener: ListenerConfig,
+    stop: watch::Receiver<bool>,
+    ready: watch::Receiver<bool>,
+) -> io::Result<(SocketAddr, JoinHandle<()>)> {
+    let socket = network::listen(&listener.bind).await.map_err(|error| {
+        io::Error::new(error.kind(), format!("the admin listener cannot bind {}: {error}", listener.bind))
+    })?;
+    let address = socket.local_addr()?;
+    let node = parts.config.node_id;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(<ClusterServer<ClusterService> as NamedService>::NAME)
+            .with_service_name(<TopicsServer<TopicsService> as NamedService>::NAME)
+            .with_service_name(<GroupsServer<GroupsService> as NamedService>::NAME)
+            .with_service_name(<EventsServer<EventsService> as NamedService>::NAME)
+            .with_service_name("grpc.health.v1.Health")
+    };
+    let broken = |error: tonic_reflection::server::Error| io::Error::other(format!("descriptors: {error}"));
+    let door = Routes::new()
+        .with(ClusterServer::new(ClusterService { node, quorum: parts.quorum.clone() }))
+        .with(TopicsServer::new(TopicsService {
+            node,
+            quorum: parts.quorum.clone(),
+            hosted: parts.hosted,
+            controller: parts.controller,
+        }))
+        .with(GroupsServer::new(GroupsService { quorum: parts.quorum.clone() }))
+        .with(EventsServer::new(EventsService::new(parts.quorum, stop.clone())))
+        .with(health)
+        .with(reflection().build_v1().map_err(broken)?)
+        .with(reflection().build_v1alpha().map_err(broken)?)
+        .door(ready.clone());
+
+    let task = tokio::spawn(async move {
+        let incoming = TcpListenerStream::new(socket).map(|stream| {
+            if let Ok(stream) = &stream {
+                // A failure costs latency only.
+                let _ = stream.set_nodelay(true);
+            }
+            stream
+        });
+        let serving = Server::builder()
+            .accept_http1(true)
+            .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .serve_with_incoming_shutdown(door, incoming, stopped(stop.clone()));
+        let deadline = async {
+            stopped(stop).await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            served = serving => if let Err(error) = served {
+                tracing::error!(%error, "the admin port stopped serving");
+            },
+            () = deadline => {}
+            () = follow_readiness(reporter, ready) => {}
+        }
+    });
+    Ok((address, task))
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Never ends: the last word stays in force when the sender is gone.
+async fn follow_readiness(reporter: HealthReporter, mut ready: watch::Receiver<bool>) {
+    const SERVICES: [&str; 5] = [
+        "",
+        <ClusterServer<ClusterService> as NamedService>::NAME,
+        <TopicsServer<TopicsService> as NamedService>::NAME,
+        <GroupsServer<GroupsService> as NamedService>::NAME,
+        <EventsServer<EventsService> as NamedService>::NAME,
+    ];
+    loop {
+        let status = if *ready.borrow_and_update() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in SERVICES {
+            reporter.set_service_status(service, status).await;
+        }
+        if ready.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
