@@ -26,6 +26,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+#[cfg(test)]
+mod tests;
+
 const FETCH_VERSION: i16 = 17;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Beyond the fetch's own wait.

@@ -102,18 +102,30 @@ impl Partition {
         })
     }
 
-    /// Appends what the leader sent. True: the log grew.
+    /// Appends what the leader sent. True: the next fetch goes on elsewhere.
     pub(super) fn on_fetched(&self, epoch: LeaderEpoch, fetched: Fetched) -> Result<bool, FollowError> {
         let batches = if fetched.records.is_empty() { None } else { Some(ValidBatches::from_leader(fetched.records)?) };
         let now_ms = clock::wall_ms();
         let mut guard = self.state.lock();
         let log = following(&mut guard, epoch)?;
         let before = log.log_end();
-        if let Some(batches) = batches.filter(|batches| !batches.batches.is_empty()) {
+        if let Some(batches) = batches
+            && let Some(first) = batches.batches.first()
+        {
+            let base = first.header.base_offset;
+            let is_empty = log.log_start() == before;
+            if is_empty && base < before {
+                // The leader's log starts inside a batch, and batches travel whole.
+                log.restart_at(base)?;
+            }
             log.append_as_follower(&batches, now_ms)?;
+            if log.log_start() < before && is_empty {
+                log.advance_log_start(before)?;
+            }
         }
         let end = log.log_end();
-        if fetched.log_start > log.log_start() {
+        // A leader's log never starts above its high watermark: otherwise this is no answer to act on.
+        if fetched.log_start > log.log_start() && fetched.log_start <= fetched.high_watermark {
             if fetched.log_start > end {
                 log.restart_at(fetched.log_start)?;
             } else {
@@ -126,7 +138,7 @@ impl Partition {
             guard.high_watermark = high_watermark;
             self.node.note_high_watermark();
         }
-        Ok(end > before)
+        Ok(end != before)
     }
 
     /// Cuts where the leader's log and this one part.

@@ -125,7 +125,10 @@ impl Hosted {
     /// A fetch of this follower came, whatever it mentions: all partitions of its session are alive. Called by the fetch
     /// handler of the replica listener for each follower fetch.
     pub fn follower_seen(&self, broker: BrokerId) {
-        self.inner.node.saw(broker, clock::now());
+        // Only those that exist: the peer names itself.
+        if self.inner.node.image.load().brokers.contains_key(&broker) {
+            self.inner.node.saw(broker, clock::now());
+        }
     }
 
     /// Leads at least one partition: a clean stop waits until it does not.

@@ -24,6 +24,8 @@ mod proposals;
 mod reconcile;
 mod role;
 mod synced;
+#[cfg(test)]
+mod testing;
 mod truncation;
 mod upkeep;
 pub mod watcher;

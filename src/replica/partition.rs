@@ -15,6 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use tokio::sync::oneshot;
 
+#[cfg(test)]
+mod tests;
+
 /// Who leads, told to a client with an error so that it need not ask (KIP-951).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaderHint {

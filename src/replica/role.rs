@@ -329,8 +329,11 @@ impl Partition {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let before = state.standing();
+        let hint = state.hint();
         state.role = Role::Stopped;
-        let failed = state.fail_parked(|| PartitionError::NotHosted);
+        // A node that stops sends its clients to whoever leads next; a partition that is gone is nowhere.
+        let failed =
+            state.fail_parked(|| if clean { PartitionError::NotLeader(hint) } else { PartitionError::NotHosted });
         let mut log = state.log.take();
         let (from, to) = state.count();
         drop(guard);
