@@ -1,6 +1,24 @@
-//! The coordinator of all groups whose offsets partition this broker leads.
+//! The coordinator of all groups whose offsets partition this broker leads: what handlers ask.
 
-use bytes::Bytes;
+use super::cell::{Cell, Parked};
+use super::classic::Phase;
+use super::offset_records::{OffsetKey, OffsetRecord};
+use super::settings::Settings;
+use super::shell::Shell;
+use super::slot::Slot;
+use super::topic::OFFSETS_TOPIC;
+use crate::config::broker::NodeConfig;
+use crate::ids::{BrokerId, TopicPartition};
+use crate::metadata::intent::ControllerChannel;
+use crate::metadata::quorum::Quorum;
+use crate::platform::random;
+use crate::replica::hosted::Hosted;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+pub use super::classic::{Description, Join, Joined, JoinedMember, MemberDescription, SyncGroup, Synced};
+pub use super::offsets::{Committed, OffsetWrite};
 
 /// Why a group request failed; translated to Kafka's codes in `kafka/errors.rs`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,24 +55,271 @@ pub enum GroupError {
     NonEmptyGroup,
     #[error("the group does not exist")]
     GroupNotFound,
+    #[error("an offset commit of the partition is on its way")]
+    UnstableOffset,
+    #[error("no topic has this id")]
+    UnknownTopicId,
+    #[error("coordinators of this kind are not served")]
+    UnsupportedCoordinator,
 }
 
-/// A JoinGroup request, of any version.
-#[derive(Clone, Debug)]
-pub struct Join {
+/// What the coordinator needs from the rest of the house.
+pub struct CoordinatorParts {
+    pub config: Arc<NodeConfig>,
+    pub quorum: Quorum,
+    pub hosted: Hosted,
+    pub controller: Arc<dyn ControllerChannel>,
+}
+
+/// An OffsetCommit request, after its topics and metadata were checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OffsetCommit {
     pub group: String,
+    /// Empty, with generation −1: the caller is in no generation.
     pub member: String,
     pub instance: Option<String>,
-    pub client_id: String,
-    pub client_host: String,
-    pub session_timeout_ms: i32,
-    pub rebalance_timeout_ms: i32,
-    pub protocol_type: String,
-    pub protocols: Vec<(String, Bytes)>,
-    /// Version ≥ 4: a new member must come back with the id it is given.
-    pub member_id_required: bool,
+    pub generation: i32,
+    pub offsets: Vec<OffsetWrite>,
 }
 
-/// Cheap to clone.
+/// Which offsets a fetch wants: by topic its partitions, or all that there are.
+pub type Wanted<'a> = Option<&'a [(String, Vec<i32>)]>;
+
+/// By topic and partition; `None` where nothing is committed.
+pub type FetchedOffsets = Vec<(String, Vec<(i32, Result<Option<Committed>, GroupError>)>)>;
+
+/// The groups that this broker coordinates; incomplete while a partition is loading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    pub groups: Vec<ListedGroup>,
+    pub is_loading: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedGroup {
+    pub group: String,
+    pub protocol_type: String,
+    pub phase: Phase,
+}
+
+/// Cheap to clone. A request whose group another broker coordinates ends in [`GroupError::NotCoordinator`].
 #[derive(Clone)]
-pub struct Coordinator {}
+pub struct Coordinator {
+    shell: Arc<Shell>,
+}
+
+impl Coordinator {
+    /// On the current runtime. Call it before `Hosted::run`, so that no leadership is missed.
+    pub fn start(parts: CoordinatorParts) -> Coordinator {
+        let updates = parts.quorum.subscribe();
+        let quorum = parts.quorum;
+        let settings = Settings::of(&parts.config.kafka);
+        let shell = Shell::start(parts.config.node_id, settings, Box::new(move || quorum.image()), parts.controller);
+        parts.hosted.add_listener(shell.clone());
+        tokio::spawn(Shell::follow_deletions(Arc::downgrade(&shell), updates));
+        Coordinator { shell }
+    }
+
+    /// Who coordinates the group. Creates the offsets topic when there is none.
+    pub async fn locate(&self, group: &str) -> Result<BrokerId, GroupError> {
+        if self.shell.image().topic_by_name(OFFSETS_TOPIC).is_none() {
+            self.shell.create_topic().await;
+        }
+        let image = self.shell.image();
+        let topic = image.topic_by_name(OFFSETS_TOPIC).ok_or(GroupError::NotAvailable)?;
+        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        let partition = super::partitioner::partition_for(group, count.max(1));
+        image.partition(TopicPartition::new(topic.id, partition)).and_then(|p| p.leader).ok_or(GroupError::NotAvailable)
+    }
+
+    /// Resolves when the join phase ends.
+    pub async fn join(&self, join: Join) -> Result<Joined, GroupError> {
+        check_group_id(&join.group)?;
+        let slot = self.shell.slot(&join.group)?;
+        let cell = if join.member.is_empty() {
+            slot.group_or_new(&join.group, self.shell.settings.rules, self.shell.timers.now())?
+        } else {
+            slot.group(&join.group)?.ok_or(GroupError::UnknownMember)?
+        };
+        let fresh_id = format!("{}-{}", join.instance.as_ref().unwrap_or(&join.client_id), random::uuid());
+        let (sender, receiver) = oneshot::channel();
+        self.shell.with(&slot, &cell, |entry, now| {
+            let ticket = entry.park(Parked::Join(sender));
+            ((), entry.machine.join(ticket, &join, fresh_id, now))
+        });
+        receiver.await.unwrap_or(Err(GroupError::NotCoordinator))
+    }
+
+    /// Resolves once the generation's assignment is committed.
+    pub async fn sync(&self, sync: SyncGroup) -> Result<Synced, GroupError> {
+        check_group_id(&sync.group)?;
+        let (slot, cell) = self.find(&sync.group)?.ok_or(GroupError::UnknownMember)?;
+        let (sender, receiver) = oneshot::channel();
+        self.shell.with(&slot, &cell, |entry, now| {
+            let ticket = entry.park(Parked::Sync(sender));
+            ((), entry.machine.sync(ticket, sync, now))
+        });
+        receiver.await.unwrap_or(Err(GroupError::NotCoordinator))
+    }
+
+    pub fn heartbeat(
+        &self,
+        group: &str,
+        member: &str,
+        instance: Option<&str>,
+        generation: i32,
+    ) -> Result<(), GroupError> {
+        check_group_id(group)?;
+        let (_, cell) = self.find(group)?.ok_or(GroupError::UnknownMember)?;
+        let now = self.shell.timers.now();
+        cell.lock().machine.heartbeat(member, instance, generation, now)
+    }
+
+    /// One result a member (id, instance), in the order given.
+    pub fn leave(
+        &self,
+        group: &str,
+        members: &[(String, Option<String>)],
+    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        check_group_id(group)?;
+        let Some((slot, cell)) = self.find(group)? else {
+            return Ok(members.iter().map(|_| Err(GroupError::UnknownMember)).collect());
+        };
+        let leave_one = |(member, instance): &(String, Option<String>)| {
+            self.shell.with(&slot, &cell, |entry, now| entry.machine.leave(member, instance.as_deref(), now))
+        };
+        Ok(members.iter().map(leave_one).collect())
+    }
+
+    pub fn describe(&self, group: &str) -> Result<Description, GroupError> {
+        let (_, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
+        let description = cell.lock().machine.describe();
+        if description.phase == Phase::Dead { Err(GroupError::GroupNotFound) } else { Ok(description) }
+    }
+
+    pub fn list(&self) -> Listing {
+        let mut listing = Listing::default();
+        for slot in self.shell.slots() {
+            let Some(cells) = slot.all() else {
+                listing.is_loading = true;
+                continue;
+            };
+            for cell in cells {
+                let entry = cell.lock();
+                let phase = entry.machine.phase();
+                if phase != Phase::Dead {
+                    let protocol_type = entry.machine.protocol_type().to_string();
+                    listing.groups.push(ListedGroup { group: cell.group.clone(), protocol_type, phase });
+                }
+            }
+        }
+        listing
+    }
+
+    /// Deletes an empty group with its offsets.
+    pub async fn delete(&self, group: &str) -> Result<(), GroupError> {
+        check_group_id(group)?;
+        let (slot, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
+        let begun = self.shell.with(&slot, &cell, |entry, _| {
+            match entry.machine.phase() {
+                Phase::Dead => return (Err(GroupError::GroupNotFound), Vec::new()),
+                Phase::Empty => {}
+                _ => return (Err(GroupError::NonEmptyGroup), Vec::new()),
+            }
+            let tombstones = entry.offsets.tombstones(group, |_| true);
+            match self.shell.write_offsets(&slot, &cell, entry, tombstones) {
+                // Who joins meanwhile is told to come back: then it is another group.
+                Ok(receiver) => (Ok(receiver), entry.machine.end(GroupError::NotAvailable)),
+                Err(error) => (Err(error), Vec::new()),
+            }
+        });
+        let ended = match self.shell.written(begun?).await {
+            Ok(()) => self.shell.set_group(&slot, group, None).await,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(()) => slot.forget(&cell),
+            Err(_) if slot.is_gone() => return Err(GroupError::NotCoordinator),
+            Err(_) => self.shell.with(&slot, &cell, |entry, now| {
+                entry.machine.revive_empty(now);
+                ((), Vec::new())
+            }),
+        }
+        ended
+    }
+
+    /// All or nothing; resolves once the offsets are replicated and visible.
+    pub async fn commit_offsets(&self, commit: OffsetCommit) -> Result<(), GroupError> {
+        let slot = self.shell.slot(&commit.group)?;
+        let cell = if commit.generation < 0 {
+            slot.group_or_new(&commit.group, self.shell.settings.rules, self.shell.timers.now())?
+        } else {
+            slot.group(&commit.group)?.ok_or(GroupError::IllegalGeneration)?
+        };
+        let records = commit
+            .offsets
+            .into_iter()
+            .map(|write| OffsetRecord {
+                key: OffsetKey { group: commit.group.clone(), topic: write.topic, partition: write.partition },
+                value: Some(write.committed),
+            })
+            .collect();
+        let begun = self.shell.with(&slot, &cell, |entry, now| {
+            let instance = commit.instance.as_deref();
+            let allowed = entry.machine.check_offset_commit(&commit.member, instance, commit.generation, now);
+            (allowed.and_then(|()| self.shell.write_offsets(&slot, &cell, entry, records)), Vec::new())
+        });
+        self.shell.written(begun?).await
+    }
+
+    /// `require_stable`: where a commit is on its way, an error instead of the older offset.
+    pub fn fetch_offsets(
+        &self,
+        group: &str,
+        wanted: Wanted<'_>,
+        require_stable: bool,
+    ) -> Result<FetchedOffsets, GroupError> {
+        let found = self.find(group)?;
+        let entry = found.as_ref().map(|(_, cell)| cell.lock());
+        let offsets = entry.as_ref().map(|entry| &entry.offsets);
+        let fetch = |topic: &str, partition: i32| {
+            if require_stable && offsets.is_some_and(|offsets| offsets.is_pending(topic, partition)) {
+                return (partition, Err(GroupError::UnstableOffset));
+            }
+            (partition, Ok(offsets.and_then(|offsets| offsets.get(topic, partition)).cloned()))
+        };
+        Ok(match wanted {
+            Some(wanted) => wanted
+                .iter()
+                .map(|(topic, partitions)| (topic.clone(), partitions.iter().map(|p| fetch(topic, *p)).collect()))
+                .collect(),
+            None => {
+                let mut all: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+                for (topic, partition, _) in offsets.into_iter().flat_map(|offsets| offsets.all()) {
+                    all.entry(topic).or_default().push(fetch(topic, partition));
+                }
+                all.into_iter().map(|(topic, partitions)| (topic.to_string(), partitions)).collect()
+            }
+        })
+    }
+
+    /// The bound of one offset's metadata.
+    pub fn offset_metadata_bytes_max(&self) -> usize {
+        self.shell.settings.metadata_bytes_max
+    }
+
+    fn find(&self, group: &str) -> Result<Option<Place>, GroupError> {
+        let slot = self.shell.slot(group)?;
+        Ok(slot.group(group)?.map(|cell| (slot, cell)))
+    }
+}
+
+/// A group and the offsets partition it belongs to.
+type Place = (Arc<Slot>, Arc<Cell>);
+
+fn check_group_id(group: &str) -> Result<(), GroupError> {
+    if group.is_empty() { Err(GroupError::InvalidGroupId) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,4 +5,5 @@
 //! ```
 
 pub mod context;
+pub mod errors;
 pub mod handlers;

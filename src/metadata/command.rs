@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// One change of the cluster's metadata. Bound: 256 KiB encoded; the proposer splits above it.
+/// Old log entries must stay readable: variants are only ever added at the end, and never change their fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     RegisterBroker(BrokerRegistration),
@@ -60,6 +61,10 @@ pub enum Command {
     FinalizeFeature {
         name: String,
         level: i16,
+    },
+    /// Names the cluster, once and for ever: the first command of its first controller.
+    FormCluster {
+        cluster_id: ClusterId,
     },
 }
 

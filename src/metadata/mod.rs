@@ -11,5 +11,6 @@ pub mod event;
 pub mod history;
 pub mod image;
 pub mod intent;
+mod publisher;
 pub mod quorum;
 pub mod raft;

@@ -1,5 +1,6 @@
 //! Topics and their partitions in the image.
 
+use super::persistent;
 use crate::ids::*;
 use imbl::Vector;
 use serde::{Deserialize, Serialize};
@@ -9,10 +10,14 @@ pub struct Topic {
     pub id: TopicId,
     pub name: String,
     /// Indexed by partition number.
+    #[serde(deserialize_with = "persistent::vector")]
     pub partitions: Vector<Partition>,
 }
 
-/// Invariants: `isr` ⊆ `replicas`; `leader` ∈ `isr`; `elr` ∩ `isr` = ∅; every change bumps `partition_epoch`.
+/// Invariants: `isr` ⊆ `replicas`; `leader` ∈ `isr`; `elr` ∩ `isr` = ∅; `elr` ⊆ `replicas`; all in the order of
+/// `replicas`; every change bumps `partition_epoch`. While there is a leader, all of the ISR is alive. Without one, the
+/// ISR holds the last who were in sync, all of them away; it is empty if the last of them lost its data, and then the
+/// partition stays offline until a person chooses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Partition {
     /// In preference order: the first is the preferred leader.
@@ -23,6 +28,7 @@ pub struct Partition {
     pub leader: Option<BrokerId>,
     pub leader_epoch: LeaderEpoch,
     pub partition_epoch: PartitionEpoch,
-    /// Set while the last leader was elected outside ISR and ELR: followers may truncate below their high watermark.
+    /// The newest leader epoch that began outside ISR and ELR: a follower whose last epoch is older than this one may
+    /// truncate below its high watermark. Kept over later clean elections, for followers that were away meanwhile.
     pub unclean_epoch: Option<LeaderEpoch>,
 }

@@ -1,0 +1,96 @@
+//! Changes of dynamic configs: what may be set, on what, to which values.
+
+use super::plan::{Item, PARTITIONS_PER_COMMAND_MAX, Packer, Plan};
+use crate::config::{broker, topic};
+use crate::metadata::command::{Command, ConfigChange, ConfigResource, MetadataError};
+use crate::metadata::image::Image;
+use crate::metadata::intent::IntentError;
+
+/// Plans config changes, one result a resource.
+pub fn plan(image: &Image, changes: Vec<ConfigChange>, validate_only: bool) -> Plan<()> {
+    let mut packer = Packer::new(PARTITIONS_PER_COMMAND_MAX, PARTITIONS_PER_COMMAND_MAX);
+    let items = changes
+        .into_iter()
+        .map(|change| match check(image, &change) {
+            Err(error) => Item::Decided(Err(error)),
+            Ok(()) if validate_only => Item::Decided(Ok(())),
+            Ok(()) => match packer.add(change, 1) {
+                Ok((command, position)) => Item::Proposed { command, position, outcome: () },
+                Err(_) => Item::Decided(Err(IntentError::InvalidRequest("the configs are too large".to_string()))),
+            },
+        })
+        .collect();
+    Plan { commands: packer.into_commands(|changes| Command::SetConfigs { changes }), items }
+}
+
+fn check(image: &Image, change: &ConfigChange) -> Result<(), IntentError> {
+    match &change.resource {
+        ConfigResource::Topic(name) => {
+            if !image.topic_ids.contains_key(name) {
+                return Err(MetadataError::UnknownTopic.into());
+            }
+            check_each(change, |name, value| topic::validate(name, value).map_err(|e| e.to_string()))
+        }
+        ConfigResource::Broker(id) => {
+            if !image.brokers.contains_key(id) {
+                return Err(MetadataError::UnknownBroker(*id).into());
+            }
+            check_each(change, check_broker_config)
+        }
+        ConfigResource::BrokerDefault => check_each(change, check_broker_config),
+        ConfigResource::Group(_) => {
+            check_each(change, |name, _| Err(format!("group config '{name}' is not known to this version")))
+        }
+    }
+}
+
+/// Deleting an override is always allowed: one set by an older version may have a name that is unknown now.
+fn check_each(change: &ConfigChange, allowed: impl Fn(&str, &str) -> Result<(), String>) -> Result<(), IntentError> {
+    for (name, value) in &change.set {
+        if let Some(value) = value {
+            allowed(name, value).map_err(IntentError::InvalidConfig)?;
+        }
+    }
+    Ok(())
+}
+
+/// A broker config that changes while brokers run is one that topics take their default from.
+fn check_broker_config(name: &str, value: &str) -> Result<(), String> {
+    broker::validate(name, value).map_err(|e| e.to_string())?;
+    let Some(definition) = topic::definitions().iter().find(|d| d.broker_synonym == Some(name)) else {
+        return Err(format!("broker config '{name}' cannot be changed while brokers run; set it in the node's file"));
+    };
+    topic::validate(definition.name, value).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{image_with, topic};
+    use super::*;
+    use crate::ids::BrokerId;
+    use std::collections::BTreeMap;
+
+    fn change(resource: ConfigResource, name: &str, value: Option<&str>) -> ConfigChange {
+        ConfigChange { resource, set: BTreeMap::from([(name.to_string(), value.map(str::to_string))]) }
+    }
+
+    #[test]
+    fn unknown_resources_are_refused_and_deleting_is_always_allowed() {
+        let mut image = image_with(&[1]);
+        topic(&mut image, "t", 1, &[&[1]]);
+        let plan = plan(
+            &image,
+            vec![
+                change(ConfigResource::Topic("t".into()), "left.by.another.version", None),
+                change(ConfigResource::Topic("absent".into()), "retention.ms", None),
+                change(ConfigResource::Broker(BrokerId(9)), "log.retention.ms", None),
+                change(ConfigResource::Broker(BrokerId(1)), "node.id", Some("7")),
+                change(ConfigResource::Group("g".into()), "x", Some("7")),
+            ],
+            false,
+        );
+        assert_eq!(plan.commands.len(), 1);
+        assert!(matches!(plan.items[0], Item::Proposed { .. }));
+        assert!(plan.items[1..].iter().all(|item| matches!(item, Item::Decided(Err(_)))));
+    }
+}

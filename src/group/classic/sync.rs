@@ -1,0 +1,122 @@
+//! SyncGroup: the leader's assignment is committed, then everyone learns theirs.
+
+use super::group::{Effect, Group, Phase, Wanted};
+use super::{Millis, SyncGroup, Synced, Ticket};
+use crate::group::coordinator::GroupError;
+use crate::group::settings::GROUP_STATE_BYTES_MAX;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+impl Group {
+    pub fn sync(&mut self, ticket: Ticket, sync: SyncGroup, now: Millis) -> Vec<Effect> {
+        if let Err(error) = self.take_sync(ticket, sync, now) {
+            self.effects.push(Effect::Synced(ticket, Err(error)));
+        }
+        self.take_effects()
+    }
+
+    fn take_sync(&mut self, ticket: Ticket, sync: SyncGroup, now: Millis) -> Result<(), GroupError> {
+        self.check_alive()?;
+        self.check_identity(&sync.member, sync.instance.as_deref())?;
+        self.check_generation(sync.generation)?;
+        let type_differs = sync.protocol_type.as_ref().is_some_and(|given| *given != self.protocol_type);
+        let name_differs = sync.protocol.is_some() && sync.protocol != self.protocol;
+        match self.phase {
+            Phase::Empty | Phase::Dead => Err(GroupError::UnknownMember),
+            Phase::PreparingRebalance => Err(GroupError::RebalanceInProgress),
+            _ if type_differs || name_differs => Err(GroupError::InconsistentProtocol),
+            Phase::Stable => {
+                self.has_synced(&sync.member);
+                self.refresh_session(&sync.member, now);
+                self.effects.push(Effect::Synced(ticket, Ok(self.synced(&sync.member))));
+                Ok(())
+            }
+            Phase::CompletingRebalance => {
+                let is_leader = self.leader.as_deref() == Some(sync.member.as_str());
+                let begins = is_leader && self.committing.is_none();
+                if begins {
+                    self.check_assignment_bytes(&sync.assignments)?;
+                }
+                let member = self.members.get_mut(&sync.member).expect("its identity was checked");
+                if let Some(older) = member.syncing.replace(ticket) {
+                    self.effects.push(Effect::Synced(older, Err(GroupError::RebalanceInProgress)));
+                }
+                self.has_synced(&sync.member);
+                if begins {
+                    self.commit(Wanted::Assignment(sync.assignments));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn has_synced(&mut self, id: &str) {
+        self.unsynced.remove(id);
+        if self.unsynced.is_empty() {
+            self.sync_deadline = None;
+        }
+    }
+
+    fn synced(&self, id: &str) -> Synced {
+        Synced {
+            protocol_type: self.protocol_type.clone(),
+            protocol: self.protocol.clone().unwrap_or_default(),
+            assignment: self.members.get(id).map(|member| member.assignment.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// One Raft command must hold members and assignments.
+    fn check_assignment_bytes(&self, assignments: &BTreeMap<String, Bytes>) -> Result<(), GroupError> {
+        let members: usize = self.members.iter().map(|(id, member)| member.stored_bytes(id)).sum();
+        let assigned: usize = assignments.values().map(Bytes::len).sum();
+        if members + assigned > GROUP_STATE_BYTES_MAX { Err(GroupError::GroupFull) } else { Ok(()) }
+    }
+
+    /// The outcome of a commit. Of an attempt that was overtaken nobody waits for it any more.
+    pub fn committed(&mut self, attempt: u64, outcome: Result<(), GroupError>, now: Millis) -> Vec<Effect> {
+        if self.committing.as_ref().is_none_or(|committing| committing.attempt != attempt) {
+            return Vec::new();
+        }
+        let Some(committing) = self.committing.take() else { return Vec::new() };
+        match (committing.what, outcome) {
+            (Wanted::Assignment(assignments), Ok(())) => self.become_stable(&assignments, now),
+            (Wanted::Assignment(_), Err(error)) => {
+                self.answer_syncs(|_| Err(error.clone()), now);
+                // Where the coordinator moved, the new one decides. Otherwise everyone tries again.
+                if error != GroupError::NotCoordinator {
+                    self.prepare_rebalance(now);
+                }
+            }
+            (Wanted::Replacements(told), Ok(())) => self.answer_replacements(told, now),
+            (Wanted::Replacements(told), Err(error)) => {
+                for id in told.keys() {
+                    let ticket = self.members.get_mut(id).and_then(|member| member.joining.take());
+                    self.refresh_session(id, now);
+                    self.effects.extend(ticket.map(|ticket| Effect::Joined(ticket, Err(error.clone()))));
+                }
+            }
+            (Wanted::Emptied, _) => {}
+        }
+        self.take_effects()
+    }
+
+    fn become_stable(&mut self, assignments: &BTreeMap<String, Bytes>, now: Millis) {
+        assert_eq!(self.phase, Phase::CompletingRebalance, "an assignment is awaited in no other phase");
+        self.phase = Phase::Stable;
+        for (id, member) in &mut self.members {
+            member.assignment = assignments.get(id).cloned().unwrap_or_default();
+        }
+        self.answer_syncs(Ok, now);
+    }
+
+    fn answer_syncs(&mut self, outcome: impl Fn(Synced) -> Result<Synced, GroupError>, now: Millis) {
+        let ids: Vec<String> = self.members.keys().cloned().collect();
+        for id in ids {
+            let ticket = self.members.get_mut(&id).and_then(|member| member.syncing.take());
+            if let Some(ticket) = ticket {
+                self.refresh_session(&id, now);
+                self.effects.push(Effect::Synced(ticket, outcome(self.synced(&id))));
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Runs a script against one group and writes down what comes of it.
+
+use super::super::*;
+use crate::group::coordinator::GroupError;
+use crate::group::settings::Rules;
+use crate::metadata::command::GroupState;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+pub const RULES: Rules = Rules {
+    initial_delay_ms: 3_000,
+    session_min_ms: 6_000,
+    session_max_ms: 60_000,
+    group_size_max: 3,
+    empty_check_ms: 600_000,
+};
+
+struct Harness {
+    rules: Rules,
+    group: Group,
+    tickets: u64,
+    ids: u64,
+    /// The newest attempt that was not answered yet, and what was committed last.
+    wanted: Option<(u64, GroupState)>,
+    stored: Option<GroupState>,
+    out: String,
+}
+
+struct Line<'a> {
+    words: Vec<&'a str>,
+}
+
+impl<'a> Line<'a> {
+    fn option(&self, name: &str) -> Option<&'a str> {
+        self.words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    fn number(&self, name: &str) -> Option<i32> {
+        Some(self.option(name)?.parse().expect("a number"))
+    }
+
+    fn pairs(&self, name: &str) -> Vec<(String, Bytes)> {
+        let pair = |text: &str| {
+            let (key, value) = text.split_once(':').unwrap_or((text, ""));
+            (key.to_string(), Bytes::copy_from_slice(value.as_bytes()))
+        };
+        self.option(name).map(|all| all.split(',').map(pair).collect()).unwrap_or_default()
+    }
+}
+
+fn show(bytes: &Bytes) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+impl Harness {
+    fn new(rules: Rules) -> Harness {
+        let group = Group::new(rules, 0);
+        Harness { rules, group, tickets: 0, ids: 0, wanted: None, stored: None, out: String::new() }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        Ticket(self.tickets)
+    }
+
+    fn say(&mut self, text: &str) {
+        writeln!(self.out, "    {text}").expect("a string takes all");
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Joined(Ticket(n), Err(error)) => self.say(&format!("join#{n} {error:?}")),
+                Effect::Joined(Ticket(n), Ok(joined)) => {
+                    let members: Vec<String> =
+                        joined.members.iter().map(|m| format!("{}:{}", m.id, show(&m.metadata))).collect();
+                    let skip = if joined.skip_assignment { " skip" } else { "" };
+                    let Joined { member, generation, protocol, leader, .. } = joined;
+                    self.say(&format!(
+                        "join#{n} {member} gen={generation} {protocol} leader={leader} {members:?}{skip}"
+                    ));
+                }
+                Effect::Synced(Ticket(n), Err(error)) => self.say(&format!("sync#{n} {error:?}")),
+                Effect::Synced(Ticket(n), Ok(synced)) => {
+                    self.say(&format!("sync#{n} {:?}", show(&synced.assignment)));
+                }
+                Effect::Commit { attempt, state } => {
+                    let members: Vec<String> =
+                        state.members.iter().map(|(id, m)| format!("{id}:{}", show(&m.assignment))).collect();
+                    self.say(&format!("commit gen={} {members:?}", state.generation));
+                    self.wanted = Some((attempt, state));
+                }
+                Effect::LongEmpty => self.say("long empty"),
+            }
+        }
+    }
+
+    fn run(&mut self, now: Millis, line: &Line<'_>) {
+        let who = line.words.get(1).copied().unwrap_or_default();
+        let instance = line.option("instance");
+        match line.words[0] {
+            "join" => {
+                let version = line.number("v").unwrap_or(3);
+                let member = line.option("as").unwrap_or_default();
+                let join = Join {
+                    group: "g".into(),
+                    member: member.into(),
+                    instance: instance.map(Into::into),
+                    client_id: who.into(),
+                    client_host: "/host".into(),
+                    session_timeout_ms: line.number("session").unwrap_or(10_000),
+                    rebalance_timeout_ms: line.number("rebalance").unwrap_or(20_000),
+                    protocol_type: line.option("type").unwrap_or("consumer").into(),
+                    protocols: if line.option("with").is_some() {
+                        line.pairs("with")
+                    } else {
+                        vec![("range".into(), Bytes::from_static(b"t"))]
+                    },
+                    member_id_required: version >= 4,
+                    skip_assignment_supported: version >= 9,
+                };
+                self.ids += 1;
+                let fresh_id = format!("{who}-{}", self.ids);
+                let ticket = self.ticket();
+                let effects = self.group.join(ticket, &join, fresh_id, now);
+                self.perform(effects);
+            }
+            "sync" => {
+                let sync = SyncGroup {
+                    group: "g".into(),
+                    member: who.into(),
+                    instance: instance.map(Into::into),
+                    generation: line.number("gen").expect("sync has a generation"),
+                    protocol_type: None,
+                    protocol: line.option("protocol").map(Into::into),
+                    assignments: line.pairs("give").into_iter().collect::<BTreeMap<_, _>>(),
+                };
+                let ticket = self.ticket();
+                let effects = self.group.sync(ticket, sync, now);
+                self.perform(effects);
+            }
+            "heartbeat" => {
+                let answer = self.group.heartbeat(who, instance, line.number("gen").expect("a generation"), now);
+                self.say(&format!("{answer:?}"));
+            }
+            "offsets" => {
+                let generation = line.number("gen").unwrap_or(-1);
+                let answer =
+                    self.group.check_offset_commit(line.option("as").unwrap_or_default(), instance, generation, now);
+                self.say(&format!("{answer:?}"));
+            }
+            "leave" => {
+                let (answer, effects) = self.group.leave(line.option("as").unwrap_or_default(), instance, now);
+                self.say(&format!("{answer:?}"));
+                self.perform(effects);
+            }
+            "committed" => {
+                let (attempt, state) = self.wanted.take().expect("a commit is awaited");
+                self.stored = Some(state);
+                let effects = self.group.committed(attempt, Ok(()), now);
+                self.perform(effects);
+            }
+            "commit-fails" => {
+                let (attempt, _) = self.wanted.take().expect("a commit is awaited");
+                let error = if who == "moved" { GroupError::NotCoordinator } else { GroupError::NotAvailable };
+                let effects = self.group.committed(attempt, Err(error), now);
+                self.perform(effects);
+            }
+            "coordinator-moves" => {
+                let effects = self.group.end(GroupError::NotCoordinator);
+                self.perform(effects);
+                self.group = Group::restore(self.rules, self.stored.as_ref().expect("stored"), now);
+                self.wanted = None;
+            }
+            "tick" => {
+                let effects = self.group.tick(now);
+                self.perform(effects);
+            }
+            other => panic!("unknown event {other}"),
+        }
+        let waits = self.group.next_deadline().map_or("-".into(), |at| at.to_string());
+        let text = format!("= {} gen={} until {waits}", self.group.phase().name(), self.group.generation);
+        self.say(&text);
+        self.check_invariants();
+    }
+
+    fn check_invariants(&self) {
+        let group = &self.group;
+        let statics: BTreeMap<_, _> =
+            group.members.iter().filter_map(|(id, m)| Some((m.instance.clone()?, id.clone()))).collect();
+        assert_eq!(statics, group.statics);
+        if group.phase() != Phase::Dead {
+            assert_eq!(group.members.is_empty(), group.phase() == Phase::Empty || group.members.is_empty());
+            assert_eq!(group.leader.is_some(), !group.members.is_empty());
+            assert!(group.leader.iter().all(|leader| group.members.contains_key(leader)));
+        }
+        assert!(group.pending.keys().all(|id| !group.members.contains_key(id)));
+        assert_eq!(group.barrier.is_some(), group.phase() == Phase::PreparingRebalance);
+    }
+}
+
+/// Runs the events of `script` and compares the whole trace with it.
+pub fn golden(rules: Rules, script: &str) {
+    let mut harness = Harness::new(rules);
+    let mut expected = String::new();
+    for line in script.lines().map(str::trim_end).filter(|line| !line.trim().is_empty()) {
+        let line = line.trim();
+        let Some(event) = line.strip_prefix('@') else {
+            writeln!(expected, "    {line}").expect("a string takes all");
+            continue;
+        };
+        writeln!(expected, "{line}").expect("a string takes all");
+        writeln!(harness.out, "{line}").expect("a string takes all");
+        let mut words = event.split_whitespace();
+        let now = words.next().and_then(|now| now.parse().ok()).expect("@ and a time");
+        harness.run(now, &Line { words: words.collect() });
+    }
+    assert!(harness.out == expected, "the trace was\n{}\ninstead of\n{expected}", harness.out);
+}

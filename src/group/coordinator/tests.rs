@@ -1,0 +1,349 @@
+//! The coordinator with a log and a controller in memory: what is told when.
+
+use super::super::log::{LoadedOffsets, OffsetsLog, Written};
+use super::*;
+use crate::ids::*;
+use crate::metadata::command::{GroupState, MetadataError};
+use crate::metadata::image::Image;
+use crate::metadata::image::topics::{Partition, Topic};
+use crate::metadata::intent::{Intent, IntentAnswer, IntentError, SubmitFuture};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use std::time::Duration;
+use tokio::sync::watch;
+
+const TOPIC: TopicId = TopicId(uuid::Uuid::from_u128(1));
+const ME: BrokerId = BrokerId(1);
+
+fn place() -> TopicPartition {
+    TopicPartition::new(TOPIC, 0)
+}
+
+/// Metadata that SetGroup changes, while the gate is open.
+struct Cluster {
+    image: Mutex<Arc<Image>>,
+    gate: watch::Sender<bool>,
+    /// The next change lands, but another one comes before it: it is refused as stale once.
+    is_stale_once: Mutex<bool>,
+}
+
+impl Cluster {
+    fn new() -> Arc<Cluster> {
+        let partition = Partition {
+            replicas: vec![ME],
+            isr: vec![ME],
+            elr: Vec::new(),
+            leader: Some(ME),
+            leader_epoch: LeaderEpoch(5),
+            partition_epoch: PartitionEpoch(0),
+            unclean_epoch: None,
+        };
+        let mut image = Image::default();
+        for (id, name) in [(TOPIC, OFFSETS_TOPIC), (TopicId(uuid::Uuid::from_u128(2)), "t")] {
+            let topic = Topic { id, name: name.into(), partitions: [partition.clone()].into_iter().collect() };
+            image.topics.insert(id, Arc::new(topic));
+            image.topic_ids.insert(name.into(), id);
+        }
+        Arc::new(Cluster {
+            image: Mutex::new(Arc::new(image)),
+            gate: watch::Sender::new(true),
+            is_stale_once: Mutex::new(false),
+        })
+    }
+
+    fn stored(&self, group: &str) -> Option<Arc<GroupState>> {
+        self.image.lock().groups.groups.get(group).cloned()
+    }
+
+    fn set_epoch(&self, epoch: LeaderEpoch) {
+        let mut image = self.image.lock();
+        let image = Arc::make_mut(&mut image);
+        let mut topic = (**image.topics.get(&TOPIC).expect("there")).clone();
+        topic.partitions[0].leader_epoch = epoch;
+        image.topics.insert(TOPIC, Arc::new(topic));
+    }
+
+    fn apply(&self, intent: Intent) -> IntentAnswer {
+        let Intent::SetGroup(change) = intent else { panic!("unexpected {intent:?}") };
+        let mut image = self.image.lock();
+        let current = image.partition(change.coordinator).expect("there").leader_epoch;
+        let generation = image.groups.groups.get(&change.group).map_or(-1, |state| state.generation);
+        let is_stale = std::mem::take(&mut *self.is_stale_once.lock());
+        if current != change.leader_epoch || generation != change.expected_generation || is_stale {
+            return IntentAnswer::Results(vec![Err(IntentError::Metadata(MetadataError::StaleGroup))]);
+        }
+        let groups = &mut Arc::make_mut(&mut image).groups.groups;
+        match change.state {
+            Some(state) => groups.insert(change.group, Arc::new(state)),
+            None => groups.remove(&change.group),
+        };
+        IntentAnswer::Done
+    }
+}
+
+impl ControllerChannel for Cluster {
+    fn submit(&self, intent: Intent, _: Duration) -> SubmitFuture<'_> {
+        let mut gate = self.gate.subscribe();
+        Box::pin(async move {
+            gate.wait_for(|open| *open).await.expect("the cluster lives");
+            Ok(self.apply(intent))
+        })
+    }
+}
+
+/// Appended records, and how far they are replicated.
+struct FakeLog {
+    records: Mutex<Vec<OffsetRecord>>,
+    high_watermark: watch::Sender<usize>,
+}
+
+impl FakeLog {
+    fn new() -> Arc<FakeLog> {
+        Arc::new(FakeLog { records: Mutex::default(), high_watermark: watch::Sender::new(usize::MAX) })
+    }
+}
+
+impl OffsetsLog for FakeLog {
+    fn append(&self, records: &[OffsetRecord], _: i64) -> Result<Written, GroupError> {
+        let mut all = self.records.lock();
+        let first = all.len();
+        all.extend_from_slice(records);
+        let end = all.len();
+        let mut mark = self.high_watermark.subscribe();
+        let replicated = async move {
+            mark.wait_for(|mark| *mark >= end).await.map_err(|_| GroupError::NotCoordinator)?;
+            Ok(())
+        };
+        Ok(Written { first: Offset(first.try_into().expect("small")), replicated: replicated.boxed() })
+    }
+
+    fn load(self: Arc<Self>, _: LeaderEpoch) -> BoxFuture<'static, Result<LoadedOffsets, GroupError>> {
+        let mut loaded = LoadedOffsets::new();
+        for (at, record) in (0..).zip(self.records.lock().iter().cloned()) {
+            let offsets = loaded.entry(record.key.group).or_default();
+            offsets.apply(Offset(at), &record.key.topic, record.key.partition, record.value);
+        }
+        async move { Ok(loaded) }.boxed()
+    }
+}
+
+struct Stage {
+    cluster: Arc<Cluster>,
+    log: Arc<FakeLog>,
+    groups: Coordinator,
+}
+
+impl Stage {
+    async fn new() -> Stage {
+        let cluster = Cluster::new();
+        let source = cluster.clone();
+        let image = Box::new(move || source.image.lock().clone());
+        let shell = Shell::start(ME, Settings::for_tests(), image, cluster.clone());
+        let stage = Stage { cluster, log: FakeLog::new(), groups: Coordinator { shell } };
+        assert_eq!(stage.groups.heartbeat("g", "m", None, 1), Err(GroupError::Loading), "not led yet");
+        stage.lead(LeaderEpoch(5)).await;
+        stage
+    }
+
+    async fn lead(&self, epoch: LeaderEpoch) {
+        self.cluster.set_epoch(epoch);
+        self.groups.shell.lead_for_tests(place(), epoch, self.log.clone());
+        until(|| !self.groups.list().is_loading).await;
+    }
+
+    async fn join(&self, client: &str, member: &str) -> Result<Joined, GroupError> {
+        self.groups.join(join(client, member)).await
+    }
+
+    async fn commit(&self, member: &str, generation: i32, offset: i64) -> Result<(), GroupError> {
+        self.groups.commit_offsets(commit(member, generation, offset)).await
+    }
+
+    fn fetched(&self, require_stable: bool) -> Result<Option<i64>, GroupError> {
+        let wanted = [("t".to_string(), vec![0])];
+        let mut all = self.groups.fetch_offsets("g", Some(&wanted), require_stable)?;
+        let (_, mut partitions) = all.pop().expect("one topic");
+        let (_, outcome) = partitions.pop().expect("one partition");
+        Ok(outcome?.map(|committed| committed.offset))
+    }
+}
+
+fn join(client: &str, member: &str) -> Join {
+    Join {
+        group: "g".into(),
+        member: member.into(),
+        client_id: client.into(),
+        session_timeout_ms: 30_000,
+        rebalance_timeout_ms: 30_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![("range".into(), Bytes::from_static(b"t"))],
+        ..Join::default()
+    }
+}
+
+fn sync(member: &str, generation: i32, assigned: &[(&str, &'static str)]) -> SyncGroup {
+    let give = |(id, what): &(&str, &'static str)| (id.to_string(), Bytes::from_static(what.as_bytes()));
+    SyncGroup {
+        group: "g".into(),
+        member: member.into(),
+        generation,
+        assignments: assigned.iter().map(give).collect(),
+        ..SyncGroup::default()
+    }
+}
+
+fn commit(member: &str, generation: i32, offset: i64) -> OffsetCommit {
+    let committed = Committed { offset, leader_epoch: -1, metadata: String::new(), commit_ms: 1 };
+    OffsetCommit {
+        group: "g".into(),
+        member: member.into(),
+        instance: None,
+        generation,
+        offsets: vec![OffsetWrite { topic: "t".into(), partition: 0, committed }],
+    }
+}
+
+/// Waits for a condition, with a deadline.
+async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the condition holds in time");
+}
+
+#[tokio::test]
+async fn the_assignment_is_committed_before_anyone_learns_it() {
+    let stage = Stage::new().await;
+    let joined = stage.join("a", "").await.expect("joined");
+    stage.cluster.gate.send_replace(false);
+    let groups = stage.groups.clone();
+    let asked = sync(&joined.member, 1, &[(&joined.member, "all")]);
+    let mut answer = tokio::spawn(async move { groups.sync(asked).await });
+    assert!(
+        tokio::time::timeout(Duration::from_millis(30), &mut answer).await.is_err(),
+        "told before it was committed"
+    );
+    assert_eq!(stage.cluster.stored("g"), None);
+    stage.cluster.gate.send_replace(true);
+    assert_eq!(answer.await.expect("no panic").expect("synced").assignment, "all");
+    assert_eq!(stage.cluster.stored("g").expect("stored").members[&joined.member].assignment, "all");
+    assert_eq!(stage.groups.describe("g").expect("there").phase, Phase::Stable);
+}
+
+#[tokio::test]
+async fn a_commit_that_landed_late_only_costs_another_try() {
+    let stage = Stage::new().await;
+    let joined = stage.join("a", "").await.expect("joined");
+    *stage.cluster.is_stale_once.lock() = true;
+    let synced = stage.groups.sync(sync(&joined.member, 1, &[(&joined.member, "all")])).await;
+    assert_eq!(synced.expect("synced").assignment, "all");
+}
+
+#[tokio::test]
+async fn a_new_coordinator_goes_on_and_the_old_one_sends_everyone_away() {
+    let stage = Stage::new().await;
+    let joined = stage.join("a", "").await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[(&joined.member, "all")])).await.expect("synced");
+    stage.commit(&joined.member, 1, 42).await.expect("committed");
+    // A second member waits for the first when the coordinator moves.
+    let groups = stage.groups.clone();
+    let waiting = tokio::spawn(async move { groups.join(join("b", "")).await });
+    until(|| stage.groups.heartbeat("g", &joined.member, None, 1) == Err(GroupError::RebalanceInProgress)).await;
+    stage.groups.shell.resign_for_tests(place());
+    assert_eq!(waiting.await.expect("no panic"), Err(GroupError::NotCoordinator));
+    stage.lead(LeaderEpoch(6)).await;
+    assert_eq!(stage.groups.heartbeat("g", &joined.member, None, 1), Ok(()), "nobody has to join again");
+    assert_eq!(stage.fetched(true), Ok(Some(42)));
+}
+
+#[tokio::test]
+async fn an_assignment_of_a_deposed_coordinator_is_refused() {
+    let stage = Stage::new().await;
+    let joined = stage.join("a", "").await.expect("joined");
+    stage.cluster.set_epoch(LeaderEpoch(6));
+    let synced = stage.groups.sync(sync(&joined.member, 1, &[(&joined.member, "all")])).await;
+    assert_eq!(synced, Err(GroupError::NotCoordinator));
+    assert_eq!(stage.cluster.stored("g"), None);
+}
+
+#[tokio::test]
+async fn offsets_are_visible_once_replicated() {
+    let stage = Stage::new().await;
+    stage.commit("", -1, 1).await.expect("committed");
+    stage.log.high_watermark.send_replace(1);
+    let groups = stage.groups.clone();
+    let waiting = tokio::spawn(async move { groups.commit_offsets(commit("", -1, 2)).await });
+    until(|| stage.log.records.lock().len() == 2).await;
+    assert_eq!(stage.fetched(false), Ok(Some(1)));
+    assert_eq!(stage.fetched(true), Err(GroupError::UnstableOffset));
+    stage.log.high_watermark.send_replace(2);
+    assert_eq!(waiting.await.expect("no panic"), Ok(()));
+    assert_eq!(stage.fetched(true), Ok(Some(2)));
+    let all = stage.groups.fetch_offsets("g", None, false).expect("there");
+    assert_eq!(all[0].0, "t");
+    assert_eq!(stage.groups.fetch_offsets("other", None, false), Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_commit_replicated_only_under_a_newer_epoch_is_not_acknowledged() {
+    let stage = Stage::new().await;
+    stage.log.high_watermark.send_replace(0);
+    let groups = stage.groups.clone();
+    let waiting = tokio::spawn(async move { groups.commit_offsets(commit("", -1, 2)).await });
+    until(|| stage.log.records.lock().len() == 1).await;
+    stage.groups.shell.resign_for_tests(place());
+    stage.log.high_watermark.send_replace(1);
+    assert_eq!(waiting.await.expect("no panic"), Err(GroupError::NotCoordinator));
+}
+
+#[tokio::test]
+async fn an_empty_group_is_deleted_with_its_offsets() {
+    let stage = Stage::new().await;
+    let joined = stage.join("a", "").await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[])).await.expect("synced");
+    stage.commit(&joined.member, 1, 42).await.expect("committed");
+    assert_eq!(stage.groups.delete("g").await, Err(GroupError::NonEmptyGroup));
+    let left = stage.groups.leave("g", &[(joined.member, None), ("z".into(), None)]).expect("there");
+    assert_eq!(left, [Ok(()), Err(GroupError::UnknownMember)]);
+    until(|| stage.cluster.stored("g").is_some_and(|state| state.members.is_empty())).await;
+    assert_eq!(stage.groups.list().groups[0].phase, Phase::Empty);
+    assert_eq!(stage.groups.delete("g").await, Ok(()));
+    assert_eq!(stage.cluster.stored("g"), None);
+    assert_eq!(stage.groups.describe("g"), Err(GroupError::GroupNotFound));
+    assert_eq!(stage.groups.delete("g").await, Err(GroupError::GroupNotFound));
+    // Nor does a later coordinator find any of it.
+    stage.lead(LeaderEpoch(6)).await;
+    assert_eq!(stage.fetched(false), Ok(None));
+}
+
+#[tokio::test]
+async fn a_member_that_falls_silent_is_out_when_its_session_ends() {
+    let stage = Stage::new().await;
+    let mut short = join("a", "");
+    short.session_timeout_ms = 6_000;
+    let joined = stage.groups.join(short).await.expect("joined");
+    let slot = stage.groups.shell.slot("g").expect("led");
+    let cell = slot.group("g").expect("loaded").expect("there");
+    let deadline = cell.lock().scheduled.expect("the timers know it");
+    assert!(deadline <= stage.groups.shell.timers.now() + 6_000);
+    // The clock is not waited for: the same look, later.
+    stage.groups.shell.with(&slot, &cell, |entry, _| ((), entry.machine.tick(deadline)));
+    assert_eq!(stage.groups.heartbeat("g", &joined.member, None, 1), Err(GroupError::UnknownMember));
+}
+
+#[tokio::test]
+async fn offsets_of_topics_that_are_gone_are_buried_at_loading() {
+    let stage = Stage::new().await;
+    let mut gone = commit("", -1, 7);
+    gone.offsets[0].topic = "deleted".into();
+    stage.groups.commit_offsets(gone).await.expect("committed");
+    stage.commit("", -1, 8).await.expect("committed");
+    stage.lead(LeaderEpoch(6)).await;
+    until(|| stage.log.records.lock().last().is_some_and(|last| last.value.is_none())).await;
+    until(|| stage.groups.fetch_offsets("g", None, false).is_ok_and(|all| all.len() == 1)).await;
+    assert_eq!(stage.fetched(false), Ok(Some(8)));
+}

@@ -1,0 +1,84 @@
+//! The coordinator's configuration, read once from the node's; and every bound of this room in one place.
+
+use crate::config::broker::BrokerConfigs;
+use std::time::Duration;
+
+/// Groups one offsets partition holds at most.
+pub const GROUPS_PER_PARTITION_MAX: usize = 10_000;
+/// Members of one group at most, whatever `group.max.size` says: a timer tick looks at all of them.
+pub const GROUP_SIZE_MAX: usize = 5_000;
+/// All of one group's members with metadata and assignments: they travel in one Raft command of at most 256 KiB.
+pub const GROUP_STATE_BYTES_MAX: usize = 240 * 1024;
+/// Offsets of one appended batch; a commit of more is several batches.
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Bytes per read while a partition is loaded.
+pub const LOAD_BYTES_MAX: usize = 1024 * 1024;
+
+/// What the state machine needs to know of the configuration. Times in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    pub initial_delay_ms: u64,
+    pub session_min_ms: u64,
+    pub session_max_ms: u64,
+    pub group_size_max: usize,
+    /// An empty group is looked at this long after it became empty: without offsets it goes.
+    pub empty_check_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub rules: Rules,
+    pub metadata_bytes_max: usize,
+    /// How long an offset commit waits for the high watermark.
+    pub commit_timeout: Duration,
+    /// How long an assignment waits for Raft.
+    pub assignment_timeout: Duration,
+    pub topic_partitions: i32,
+    pub topic_replication_factor: i16,
+    pub topic_segment_bytes: i64,
+}
+
+impl Settings {
+    pub fn of(config: &BrokerConfigs) -> Settings {
+        let milliseconds = |name: &str| u64::try_from(config.int(name)).unwrap_or(0);
+        let count = |name: &str| usize::try_from(config.int(name)).unwrap_or(0);
+        Settings {
+            rules: Rules {
+                initial_delay_ms: milliseconds("group.initial.rebalance.delay.ms"),
+                session_min_ms: milliseconds("group.min.session.timeout.ms"),
+                session_max_ms: milliseconds("group.max.session.timeout.ms"),
+                group_size_max: count("group.max.size").clamp(1, GROUP_SIZE_MAX),
+                empty_check_ms: milliseconds("offsets.retention.check.interval.ms"),
+            },
+            // A text of the record format has a 2-byte length.
+            metadata_bytes_max: count("offset.metadata.max.bytes").min(i16::MAX.unsigned_abs().into()),
+            commit_timeout: Duration::from_millis(milliseconds("offsets.commit.timeout.ms")),
+            assignment_timeout: Duration::from_millis(milliseconds("offsets.commit.timeout.ms")),
+            topic_partitions: i32::try_from(config.int("offsets.topic.num.partitions")).unwrap_or(50).max(1),
+            topic_replication_factor: i16::try_from(config.int("offsets.topic.replication.factor")).unwrap_or(3).max(1),
+            topic_segment_bytes: config.int("offsets.topic.segment.bytes"),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Settings {
+    /// Kafka's defaults, but no initial delay.
+    pub fn for_tests() -> Settings {
+        Settings {
+            rules: Rules {
+                initial_delay_ms: 0,
+                session_min_ms: 6_000,
+                session_max_ms: 1_800_000,
+                group_size_max: 100,
+                empty_check_ms: 600_000,
+            },
+            metadata_bytes_max: 4_096,
+            commit_timeout: Duration::from_secs(5),
+            assignment_timeout: Duration::from_secs(5),
+            topic_partitions: 50,
+            topic_replication_factor: 3,
+            topic_segment_bytes: 104_857_600,
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! Performs what the state machines decide: answers, commits through Raft, deadlines, loading and resigning.
+
+use super::cell::{Cell, Entry};
+use super::classic::{Effect, Millis};
+use super::coordinator::GroupError;
+use super::log::OffsetsLog;
+use super::offset_records::OffsetRecord;
+use super::partitioner::partition_for;
+use super::settings::Settings;
+use super::slot::Slot;
+use super::timers::{Due, Timers};
+use super::topic::{self, OFFSETS_TOPIC};
+use crate::ids::*;
+use crate::metadata::command::{GroupChange, GroupState, MetadataError};
+use crate::metadata::event::Event;
+use crate::metadata::image::Image;
+use crate::metadata::intent::{ControllerChannel, Intent, IntentAnswer, IntentError};
+use crate::metadata::quorum::Update;
+use crate::platform::clock;
+use crate::replica::hosted::LeadershipListener;
+use crate::replica::partition::Partition;
+use parking_lot::RwLock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, oneshot};
+
+/// The newest applied metadata.
+pub type ImageSource = Box<dyn Fn() -> Arc<Image> + Send + Sync>;
+
+/// How often a state is offered again when the stored generation turned out to be another.
+const STALE_TRIES: usize = 5;
+/// A deadline looked at later than this was missed because this process did not run.
+const OVERSLEPT_MS: Millis = 1_000;
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+const LOAD_PAUSE: Duration = Duration::from_millis(200);
+const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub struct Shell {
+    pub broker: BrokerId,
+    pub settings: Settings,
+    image: ImageSource,
+    controller: Arc<dyn ControllerChannel>,
+    runtime: Handle,
+    /// By partition number. Bound: the partitions of the offsets topic.
+    slots: RwLock<BTreeMap<i32, Arc<Slot>>>,
+    pub timers: Arc<Timers>,
+    is_creating_topic: AtomicBool,
+    own: Weak<Shell>,
+}
+
+impl Shell {
+    /// On the current runtime.
+    pub fn start(
+        broker: BrokerId,
+        settings: Settings,
+        image: ImageSource,
+        controller: Arc<dyn ControllerChannel>,
+    ) -> Arc<Shell> {
+        let shell = Arc::new_cyclic(|own: &Weak<Shell>| Shell {
+            broker,
+            settings,
+            image,
+            controller,
+            runtime: Handle::current(),
+            slots: RwLock::default(),
+            timers: Timers::new(),
+            is_creating_topic: AtomicBool::new(false),
+            own: own.clone(),
+        });
+        let own = Arc::downgrade(&shell);
+        shell.runtime.spawn(shell.timers.clone().run(move |due| {
+            if let Some(shell) = own.upgrade() {
+                shell.look_at(due);
+            }
+        }));
+        shell
+    }
+
+    pub fn image(&self) -> Arc<Image> {
+        (self.image)()
+    }
+
+    fn own(&self) -> Arc<Shell> {
+        self.own.upgrade().expect("self is borrowed, so it is alive")
+    }
+
+    /// The slot of a group, if this broker leads it.
+    pub fn slot(&self, group: &str) -> Result<Arc<Slot>, GroupError> {
+        let image = self.image();
+        let topic = image.topic_by_name(OFFSETS_TOPIC).ok_or(GroupError::NotCoordinator)?;
+        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        let index = partition_for(group, count.max(1));
+        if let Some(slot) = self.slots.read().get(&index) {
+            return Ok(slot.clone());
+        }
+        // The image may be ahead of the replica by a moment.
+        let leads = image.partition(TopicPartition::new(topic.id, index)).and_then(|p| p.leader) == Some(self.broker);
+        Err(if leads { GroupError::Loading } else { GroupError::NotCoordinator })
+    }
+
+    pub fn slots(&self) -> Vec<Arc<Slot>> {
+        self.slots.read().values().cloned().collect()
+    }
+
+    /// One event of one group: act, perform the effects, keep the timers right.
+    pub fn with<T>(
+        &self,
+        slot: &Arc<Slot>,
+        cell: &Arc<Cell>,
+        act: impl FnOnce(&mut Entry, Millis) -> (T, Vec<Effect>),
+    ) -> T {
+        let now = self.timers.now();
+        let mut entry = cell.lock();
+        let (value, effects) = act(&mut entry, now);
+        let afterwards = entry.perform(effects);
+        let goes = afterwards.is_long_empty && entry.offsets.is_empty();
+        if goes {
+            let effects = entry.machine.end(GroupError::NotAvailable);
+            entry.perform(effects);
+        }
+        self.reschedule(slot, cell, &mut entry);
+        drop(entry);
+        if afterwards.starts_committer {
+            self.runtime.spawn(self.own().commit_states(slot.clone(), cell.clone()));
+        }
+        if goes {
+            self.runtime.spawn(self.own().remove_unused(slot.clone(), cell.clone()));
+        }
+        value
+    }
+
+    fn reschedule(&self, slot: &Slot, cell: &Cell, entry: &mut Entry) {
+        let next = entry.machine.next_deadline();
+        if let (Some(held), Some(next)) = (entry.scheduled, next)
+            && held <= next
+        {
+            return;
+        }
+        if let Some(held) = entry.scheduled {
+            self.timers.cancel(held, slot.id.partition, &cell.group);
+        }
+        if let Some(next) = next {
+            self.timers.schedule(next, slot.id.partition, &cell.group);
+        }
+        entry.scheduled = next;
+    }
+
+    fn look_at(&self, (partition, group): Due) {
+        let Some(slot) = self.slots.read().get(&partition).cloned() else { return };
+        let Ok(Some(cell)) = slot.group(&group) else { return };
+        self.with(&slot, &cell, |entry, now| {
+            if let Some(held) = entry.scheduled.take_if(|held| *held <= now)
+                && now - held > OVERSLEPT_MS
+            {
+                entry.machine.restart_sessions(now);
+            }
+            ((), entry.machine.tick(now))
+        });
+    }
+
+    /// The states of one group, one after the other.
+    async fn commit_states(self: Arc<Self>, slot: Arc<Slot>, cell: Arc<Cell>) {
+        loop {
+            let Some((attempt, state)) = cell.lock().take_wanted() else { return };
+            let outcome = self.set_group(&slot, &cell.group, Some(state)).await;
+            self.with(&slot, &cell, |entry, now| ((), entry.machine.committed(attempt, outcome, now)));
+        }
+    }
+
+    async fn remove_unused(self: Arc<Self>, slot: Arc<Slot>, cell: Arc<Cell>) {
+        if let Err(error) = self.set_group(&slot, &cell.group, None).await {
+            tracing::warn!(group = cell.group, %error, "an unused group stays in the metadata for now");
+        }
+        slot.forget(&cell);
+    }
+
+    /// Commits a group's state. The generation stored before is read from the image: this broker is the only writer
+    /// in its leader epoch, so a refusal means that the epoch is over, or that an earlier commit whose outcome was
+    /// unknown landed late.
+    pub async fn set_group(&self, slot: &Slot, group: &str, state: Option<GroupState>) -> Result<(), GroupError> {
+        for _ in 0..STALE_TRIES {
+            if slot.is_gone() {
+                return Err(GroupError::NotCoordinator);
+            }
+            let image = self.image();
+            if image.partition(slot.id).is_none_or(|partition| partition.leader_epoch != slot.epoch) {
+                return Err(GroupError::NotCoordinator);
+            }
+            let stored = image.groups.groups.get(group);
+            if state.is_none() && stored.is_none() {
+                return Ok(());
+            }
+            let change = GroupChange {
+                group: group.to_string(),
+                coordinator: slot.id,
+                leader_epoch: slot.epoch,
+                expected_generation: stored.map_or(-1, |stored| stored.generation),
+                state: state.clone(),
+            };
+            let answer = self.controller.submit(Intent::SetGroup(change), self.settings.assignment_timeout).await;
+            match answer.map(refusal) {
+                Ok(None) => return Ok(()),
+                Ok(Some(IntentError::Metadata(MetadataError::StaleGroup))) => tokio::time::sleep(RETRY_PAUSE).await,
+                Ok(Some(IntentError::Metadata(
+                    MetadataError::StaleLeaderEpoch { .. }
+                    | MetadataError::NotLeader(_)
+                    | MetadataError::UnknownPartition
+                    | MetadataError::UnknownTopic,
+                ))) => return Err(GroupError::NotCoordinator),
+                Ok(Some(error)) => {
+                    tracing::error!(group, %error, "the controller refused a group's state");
+                    return Err(GroupError::NotAvailable);
+                }
+                Err(error) => {
+                    tracing::warn!(group, %error, "a group's state was not committed");
+                    return Err(GroupError::NotAvailable);
+                }
+            }
+        }
+        Err(GroupError::NotCoordinator)
+    }
+
+    /// Appends offsets, under the caller's lock, so that commits lie in the log in the order in which they were
+    /// allowed. The receiver hears once they are replicated and visible, or why they never will be.
+    pub fn write_offsets(
+        &self,
+        slot: &Arc<Slot>,
+        cell: &Arc<Cell>,
+        entry: &mut Entry,
+        records: Vec<OffsetRecord>,
+    ) -> Result<oneshot::Receiver<Result<(), GroupError>>, GroupError> {
+        let (sender, receiver) = oneshot::channel();
+        if records.is_empty() {
+            let _heard_later = sender.send(Ok(()));
+            return Ok(receiver);
+        }
+        let written = slot.log.append(&records, clock::wall_ms())?;
+        entry.offsets.begin(&records);
+        let (slot, cell) = (slot.clone(), cell.clone());
+        // A task of its own: the client may go away, the offset stays.
+        self.runtime.spawn(async move {
+            let mut outcome = written.replicated.await;
+            // Under a newer epoch the partition was loaded anew, perhaps without this append; the client asks again.
+            if outcome.is_ok() && slot.is_gone() {
+                outcome = Err(GroupError::NotCoordinator);
+            }
+            let mut entry = cell.lock();
+            match &outcome {
+                Ok(()) => entry.offsets.finish(written.first, records),
+                Err(_) => entry.offsets.cancel(&records),
+            }
+            drop(entry);
+            let _gone = sender.send(outcome);
+        });
+        Ok(receiver)
+    }
+
+    /// Waits for [`Shell::write_offsets`] as long as the configuration allows.
+    pub async fn written(&self, receiver: oneshot::Receiver<Result<(), GroupError>>) -> Result<(), GroupError> {
+        match tokio::time::timeout(self.settings.commit_timeout, receiver).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_dropped)) => Err(GroupError::NotCoordinator),
+            Err(_elapsed) => Err(GroupError::NotAvailable),
+        }
+    }
+
+    fn led(&self, id: TopicPartition, epoch: LeaderEpoch, log: Arc<dyn OffsetsLog>) {
+        let slot = Arc::new(Slot::loading(id, epoch, log));
+        let former = self.slots.write().insert(id.partition, slot.clone());
+        let own = self.own();
+        self.spawn_after(former, async move { own.load(slot).await });
+    }
+
+    fn left(&self, id: TopicPartition) {
+        let mut slots = self.slots.write();
+        let former =
+            if slots.get(&id.partition).is_some_and(|slot| slot.id == id) { slots.remove(&id.partition) } else { None };
+        drop(slots);
+        self.spawn_after(former, async {});
+    }
+
+    /// The listener may be called under the replica's locks: groups' locks are taken only in a task.
+    fn spawn_after(&self, former: Option<Arc<Slot>>, then: impl Future<Output = ()> + Send + 'static) {
+        if let Some(former) = &former {
+            former.retire();
+        }
+        self.runtime.spawn(async move {
+            if let Some(former) = former {
+                former.dissolve();
+            }
+            then.await;
+        });
+    }
+
+    async fn load(self: Arc<Self>, slot: Arc<Slot>) {
+        let started = self.timers.now();
+        let offsets = loop {
+            if slot.is_gone() {
+                return;
+            }
+            match slot.log.clone().load(slot.epoch).await {
+                Ok(offsets) => break offsets,
+                Err(error) => {
+                    tracing::debug!(partition = slot.id.partition, %error, "an offsets partition is not loaded yet");
+                    tokio::time::sleep(LOAD_PAUSE).await;
+                }
+            }
+        };
+        // The image knows this epoch; states proposed under an older one that land later are refused. So what it
+        // holds now is what the former coordinator committed.
+        let image = self.image();
+        let Some(topic) = image.topic(slot.id.topic) else { return };
+        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        let groups = &image.groups.groups;
+        let own = groups.iter().filter(|(name, _)| partition_for(name, count) == slot.id.partition);
+        let cells = slot.fill(self.settings.rules, offsets, own, self.timers.now());
+        for cell in &cells {
+            self.with(&slot, cell, |_, _| ((), Vec::new()));
+        }
+        tracing::info!(
+            partition = slot.id.partition,
+            epoch = slot.epoch.0,
+            groups = cells.len(),
+            milliseconds = self.timers.now() - started,
+            "an offsets partition is loaded"
+        );
+        self.forget_topics(&[slot], |name| image.topic_by_name(name).is_none());
+    }
+
+    /// Offsets of topics that are gone must not be applied to topics of the same name that come later.
+    fn forget_topics(&self, slots: &[Arc<Slot>], is_gone: impl Fn(&str) -> bool) {
+        for slot in slots {
+            for cell in slot.all().unwrap_or_default() {
+                let mut entry = cell.lock();
+                let tombstones = entry.offsets.tombstones(&cell.group, &is_gone);
+                if let Err(error) = self.write_offsets(slot, &cell, &mut entry, tombstones) {
+                    tracing::warn!(group = cell.group, %error, "offsets of a deleted topic stay for now");
+                }
+            }
+        }
+    }
+
+    /// Follows deletions of topics until the metadata stops.
+    pub async fn follow_deletions(own: Weak<Shell>, mut updates: broadcast::Receiver<Update>) {
+        loop {
+            let update = updates.recv().await;
+            let Some(shell) = own.upgrade() else { return };
+            let slots = shell.slots();
+            match update {
+                Ok(update) if !update.resync => {
+                    let deleted: BTreeSet<&str> = update
+                        .events
+                        .iter()
+                        .filter_map(|indexed| match &indexed.event {
+                            Event::TopicDeleted { name, .. } => Some(name.as_str()),
+                            _ => None,
+                        })
+                        .collect();
+                    if !deleted.is_empty() {
+                        shell.forget_topics(&slots, |name| deleted.contains(name));
+                    }
+                }
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                    let image = shell.image();
+                    shell.forget_topics(&slots, |name| image.topic_by_name(name).is_none());
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Creates the offsets topic; one caller waits for it, others are told to come back.
+    pub async fn create_topic(&self) {
+        let Some(topic) = topic::wanted(&self.image(), &self.settings) else { return };
+        if self.is_creating_topic.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let own = self.own();
+        let creation = self.runtime.spawn(async move {
+            let intent = Intent::CreateTopics { topics: vec![topic], validate_only: false };
+            match own.controller.submit(intent, CREATE_TIMEOUT).await.map(refusal) {
+                Ok(None | Some(IntentError::Metadata(MetadataError::TopicExists(_)))) => {}
+                Ok(Some(error)) => tracing::error!(%error, "the controller refused {OFFSETS_TOPIC}"),
+                Err(error) => tracing::warn!(%error, "{OFFSETS_TOPIC} was not created"),
+            }
+            own.is_creating_topic.store(false, Ordering::SeqCst);
+        });
+        let _finished = creation.await;
+    }
+}
+
+/// Why the controller refused, if it did.
+fn refusal(answer: IntentAnswer) -> Option<IntentError> {
+    match answer {
+        IntentAnswer::Done | IntentAnswer::ProducerIds { .. } => None,
+        IntentAnswer::Topics(results) => results.into_iter().find_map(Result::err),
+        IntentAnswer::Isr(results) => results.into_iter().find_map(Result::err),
+        IntentAnswer::Results(results) => results.into_iter().find_map(Result::err),
+    }
+}
+
+impl LeadershipListener for Shell {
+    fn became_leader(&self, partition: &Arc<Partition>, topic: &str, epoch: LeaderEpoch) {
+        if topic == OFFSETS_TOPIC {
+            self.led(partition.id, epoch, partition.clone());
+        }
+    }
+
+    fn resigned(&self, partition: TopicPartition, topic: &str) {
+        if topic == OFFSETS_TOPIC {
+            self.left(partition);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Shell {
+    pub fn lead_for_tests(&self, id: TopicPartition, epoch: LeaderEpoch, log: Arc<dyn OffsetsLog>) {
+        self.led(id, epoch, log);
+    }
+
+    pub fn resign_for_tests(&self, id: TopicPartition) {
+        self.left(id);
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        self.timers.close();
+    }
+}

@@ -1,0 +1,116 @@
+//! What becomes of one partition: pure decisions over its state and who is alive in the image
+//! (REPLICATION rules 7, 8, 9, 11, 17).
+//!
+//! A decision names the next ISR and leader; [`settle`] works out what follows from them: the ELR and the epochs.
+
+use crate::ids::*;
+use crate::metadata::image::Image;
+use crate::metadata::image::topics::Partition;
+
+/// The next state of a partition, as decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Next {
+    pub isr: Vec<BrokerId>,
+    pub leader: Option<BrokerId>,
+    /// Replicas that lost their data: they may not stay eligible.
+    pub lost: Vec<BrokerId>,
+    /// The leader was chosen outside ISR and ELR: what the others hold is no longer a prefix of the truth.
+    pub unclean: bool,
+}
+
+impl Next {
+    pub fn new(isr: Vec<BrokerId>, leader: Option<BrokerId>) -> Next {
+        Next { isr, leader, lost: Vec::new(), unclean: false }
+    }
+}
+
+/// The partition after a decision. Rule 8: a large enough ISR empties the ELR, a smaller one keeps eligible whoever was
+/// in sync or eligible before and has not lost its data. A changed leader, even to none, begins a new leader epoch.
+pub fn settle(old: &Partition, next: Next, min_isr: usize) -> Partition {
+    let in_order = |keep: &dyn Fn(BrokerId) -> bool| old.replicas.iter().copied().filter(|b| keep(*b)).collect();
+    let isr: Vec<BrokerId> = in_order(&|b| next.isr.contains(&b));
+    assert_eq!(isr.len(), next.isr.len(), "an ISR holds replicas only, each once");
+    assert!(next.leader.is_none_or(|leader| isr.contains(&leader)), "a leader is in its ISR");
+    let elr: Vec<BrokerId> = if isr.len() >= min_isr || next.unclean {
+        Vec::new()
+    } else {
+        in_order(&|b| (old.elr.contains(&b) || old.isr.contains(&b)) && !isr.contains(&b) && !next.lost.contains(&b))
+    };
+    let new_epoch = next.leader != old.leader || next.unclean;
+    let leader_epoch = if new_epoch { old.leader_epoch.next() } else { old.leader_epoch };
+    let changed = new_epoch || isr != old.isr || elr != old.elr;
+    Partition {
+        replicas: old.replicas.clone(),
+        isr,
+        elr,
+        leader: next.leader,
+        leader_epoch,
+        partition_epoch: if changed { old.partition_epoch.next() } else { old.partition_epoch },
+        unclean_epoch: if next.unclean { Some(leader_epoch) } else { old.unclean_epoch },
+    }
+}
+
+/// After brokers were fenced, and `lost` (of them) came back without their data.
+///
+/// Whoever is in sync and alive remains, and leads by replica order; else an eligible one that is alive leads alone; else
+/// those who were last in sync stay in the ISR without a leader, because any of them holds all that was acked. When the
+/// last ones go at once they all stay: nothing was acked after the first of them left. Only lost data empties an ISR.
+pub fn depart(old: &Partition, lost: &[BrokerId], image: &Image) -> Next {
+    let kept = |b: &BrokerId| !lost.contains(b);
+    let remaining: Vec<BrokerId> = old.isr.iter().copied().filter(kept).filter(|b| image.is_alive(*b)).collect();
+    let first = |of: &[BrokerId]| {
+        old.replicas.iter().copied().find(|b| of.contains(b) && !lost.contains(b) && image.is_active(*b))
+    };
+    let staying = old.leader.filter(|leader| remaining.contains(leader));
+    let mut next = if let Some(leader) = staying.or_else(|| first(&remaining)) {
+        Next::new(remaining, Some(leader))
+    } else if let Some(leader) = first(&old.elr) {
+        Next::new(vec![leader], Some(leader))
+    } else if remaining.is_empty() {
+        Next::new(old.isr.iter().copied().filter(kept).collect(), None)
+    } else {
+        // Alive but shutting down: it holds the data and may not take leadership; it stays for when it is back.
+        Next::new(remaining, None)
+    };
+    next.lost = lost.to_vec();
+    next
+}
+
+/// After `broker` was unfenced: it leads where nobody does and it was in sync, or is eligible. It then is the whole ISR
+/// but for others that are alive; the rest goes to the ELR.
+pub fn come_back(old: &Partition, broker: BrokerId, image: &Image) -> Option<Next> {
+    if old.leader.is_some() {
+        return None;
+    }
+    if old.isr.contains(&broker) {
+        let isr = old.isr.iter().copied().filter(|b| image.is_alive(*b)).collect();
+        return Some(Next::new(isr, Some(broker)));
+    }
+    old.elr.contains(&broker).then(|| Next::new(vec![broker], Some(broker)))
+}
+
+/// After `broker` began to shut down: it hands its leadership to another in-sync replica, and leaves the ISR where the
+/// others are enough without it. Where nobody else is in sync it goes on leading until it is fenced.
+pub fn hand_over(old: &Partition, broker: BrokerId, min_isr: usize, image: &Image) -> Option<Next> {
+    if !old.isr.contains(&broker) {
+        return None;
+    }
+    let others: Vec<BrokerId> = old.isr.iter().copied().filter(|b| *b != broker).collect();
+    let leader = if old.leader == Some(broker) {
+        let heir = old.replicas.iter().copied().find(|b| others.contains(b) && image.is_active(*b));
+        Some(heir.unwrap_or(broker))
+    } else {
+        old.leader
+    };
+    let leaves = leader.is_some_and(|leader| leader != broker) && others.len() >= min_isr;
+    Some(Next::new(if leaves { others } else { old.isr.clone() }, leader))
+}
+
+/// A person's or the controller's choice of `leader`, clean if it is in the ISR, or in the ELR of a partition without a
+/// leader. `None`: it is neither.
+pub fn choose(old: &Partition, leader: BrokerId, image: &Image) -> Option<Next> {
+    match old.leader {
+        Some(_) => old.isr.contains(&leader).then(|| Next::new(old.isr.clone(), Some(leader))),
+        None => come_back(old, leader, image),
+    }
+}

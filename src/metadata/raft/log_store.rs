@@ -1,0 +1,402 @@
+//! The Raft log, the vote and the committed index in sled, made durable on a descriptor of our own.
+//!
+//! ```text
+//! key                        value
+//! 'e' index(8) part(2)       entry, cut into parts; part 0 begins with the entry's length (4)
+//! 'm' "vote" | "committed" | "purged"
+//! ```
+//!
+//! sled's flush does not fsync on Linux, so durable means: batch applied, sled flushed, then fdatasync of `<dir>/db`. No
+//! value exceeds 4 KiB, because sled moves large values into files of their own that nobody would sync.
+
+use super::folder;
+use super::types::*;
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{AnyError, LogState, OptionalSend, RaftLogReader};
+use std::fmt::Debug;
+use std::fs::File;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Bytes of an entry in one value; with the length before part 0 a value stays below 4 KiB.
+const PART_BYTES: usize = 4_000;
+/// Raises sled's threshold for files of their own to 256 KiB; a leaf holds about 17 values of 4 KiB.
+const SEGMENT_BYTES: usize = 1 << 20;
+const CACHE_BYTES: u64 = 16 << 20;
+/// How long an earlier holder's lock on the folder is waited for; a Raft core that was shut down lets go a little later.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+/// Purged entries are deleted in pieces, so that an append never waits for a long deletion.
+const PURGE_KEYS: usize = 256;
+/// Bound of what waits for the disk. The Raft core waits for each write before the next, so it holds one or two.
+const WAITING_MAX: usize = 64;
+
+const VOTE: &[u8] = b"mvote";
+const COMMITTED: &[u8] = b"mcommitted";
+const PURGED: &[u8] = b"mpurged";
+
+#[derive(Debug, thiserror::Error)]
+pub enum LogStoreError {
+    #[error("the metadata folder is held by another process: {0}")]
+    Locked(sled::Error),
+    #[error(transparent)]
+    Sled(#[from] sled::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("entry {index}: {source}")]
+    Codec { index: u64, source: CodecError },
+    #[error("{what}: {source}")]
+    Meta { what: &'static str, source: CodecError },
+    #[error("entry {0} is incomplete on disk")]
+    Torn(u64),
+    #[error("the disk writer stopped after an earlier failure")]
+    Stopped,
+}
+
+/// The log store that the Raft core owns. The disk writer ends when it is dropped.
+pub struct LogStore {
+    reader: LogReader,
+    disk: SyncSender<Job>,
+}
+
+/// Reads entries beside the writer; one a replication stream.
+#[derive(Clone)]
+pub struct LogReader {
+    db: sled::Db,
+    /// The first index that is not purged. Invariant: entries below it are never read, though some may not be deleted yet.
+    first: Arc<AtomicU64>,
+}
+
+type Finish = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// Makes the file's content durable: fdatasync, but for tests of slow and broken disks.
+pub type SyncFile = Box<dyn FnMut(&File) -> io::Result<()> + Send>;
+
+enum Job {
+    /// Make durable all that was written before, then finish.
+    Sync(Finish),
+    /// Delete what lies below the first index, a piece at a time.
+    Purge,
+}
+
+impl LogStore {
+    /// Opens or creates the store in `dir`. Blocks while an earlier holder lets go of the lock.
+    pub fn open(dir: &Path) -> Result<LogStore, LogStoreError> {
+        LogStore::open_with(dir, Box::new(File::sync_data))
+    }
+
+    pub fn open_with(dir: &Path, sync: SyncFile) -> Result<LogStore, LogStoreError> {
+        folder::create(dir)?;
+        let config =
+            sled::Config::new().path(dir).segment_size(SEGMENT_BYTES).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        let mut waited = Duration::ZERO;
+        let db = loop {
+            match config.open() {
+                Ok(db) => break db,
+                Err(sled::Error::Io(e)) if e.to_string().contains("could not acquire lock") => {
+                    if waited >= LOCK_WAIT {
+                        return Err(LogStoreError::Locked(sled::Error::Io(e)));
+                    }
+                    thread::sleep(LOCK_RETRY);
+                    waited += LOCK_RETRY;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        };
+        let file = folder::open_to_sync(&dir.join("db"))?;
+        file.sync_all()?;
+        folder::sync_folder(dir)?;
+        let purged: Option<LogId> = meta(&db, "purged index", PURGED)?;
+        let first = Arc::new(AtomicU64::new(purged.map_or(0, |id| id.index + 1)));
+        let reader = LogReader { db: db.clone(), first: first.clone() };
+        let (disk, jobs) = sync_channel(WAITING_MAX);
+        thread::Builder::new().name("raft-log".into()).spawn(move || write_disk(&db, &file, sync, &first, &jobs))?;
+        let store = LogStore { reader, disk };
+        store.send(Job::Purge)?;
+        Ok(store)
+    }
+
+    fn send(&self, job: Job) -> Result<(), LogStoreError> {
+        self.disk.send(job).map_err(|_| LogStoreError::Stopped)
+    }
+
+    async fn durable(&self) -> Result<(), LogStoreError> {
+        let (done, wait) = oneshot::channel();
+        let finish = Box::new(move |result| {
+            let _ = done.send(result);
+        });
+        self.send(Job::Sync(finish))?;
+        Ok(wait.await.map_err(|_| LogStoreError::Stopped)??)
+    }
+
+    fn put_meta<T: serde::Serialize>(&self, what: &'static str, key: &[u8], value: &T) -> Result<(), LogStoreError> {
+        let bytes = encode(value, PART_BYTES).map_err(|source| LogStoreError::Meta { what, source })?;
+        self.reader.db.insert(key, bytes)?;
+        Ok(())
+    }
+
+    fn last_log_id(&self) -> Result<Option<LogId>, LogStoreError> {
+        let Some(found) = self.reader.db.range(key(0, 0)..key(u64::MAX, u16::MAX)).next_back() else { return Ok(None) };
+        let index = index_of(&found?.0);
+        if index < self.reader.first.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let (_, entry) = self.reader.scan(index, index + 1, usize::MAX)?.pop().ok_or(LogStoreError::Torn(index))?;
+        Ok(Some(entry.log_id))
+    }
+}
+
+impl LogReader {
+    /// Entries in `start..end` that are there, with their encoded sizes; stops before `bytes_max` would be passed, but
+    /// not before the first entry.
+    fn scan(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<(usize, Entry)>, LogStoreError> {
+        let start = start.max(self.first.load(Ordering::Acquire));
+        let mut entries = Vec::new();
+        let mut total = 0;
+        let mut parts = self.db.range(key(start, 0)..key(end.max(start), 0));
+        while let Some(part) = parts.next() {
+            let (part_key, value) = part?;
+            let index = index_of(&part_key);
+            let (length, head) = value.split_first_chunk::<4>().ok_or(LogStoreError::Torn(index))?;
+            let length = u32::from_be_bytes(*length) as usize;
+            if part_key != key(index, 0) || length > ENTRY_BYTES_MAX {
+                return Err(LogStoreError::Torn(index));
+            }
+            if !entries.is_empty() && total + length > bytes_max {
+                break;
+            }
+            let mut bytes = Vec::with_capacity(length);
+            bytes.extend_from_slice(head);
+            for number in 1.. {
+                if bytes.len() >= length {
+                    break;
+                }
+                let (part_key, value) = parts.next().ok_or(LogStoreError::Torn(index))??;
+                if part_key != key(index, number) || value.is_empty() {
+                    return Err(LogStoreError::Torn(index));
+                }
+                bytes.extend_from_slice(&value);
+            }
+            if bytes.len() != length {
+                return Err(LogStoreError::Torn(index));
+            }
+            let entry = decode(&bytes, ENTRY_BYTES_MAX).map_err(|source| LogStoreError::Codec { index, source })?;
+            total += length;
+            entries.push((length, entry));
+        }
+        Ok(entries)
+    }
+}
+
+fn key(index: u64, part: u16) -> [u8; 11] {
+    let mut key = [b'e'; 11];
+    key[1..9].copy_from_slice(&index.to_be_bytes());
+    key[9..].copy_from_slice(&part.to_be_bytes());
+    key
+}
+
+fn index_of(key: &[u8]) -> u64 {
+    key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(u64::MAX, u64::from_be_bytes)
+}
+
+fn meta<T: serde::de::DeserializeOwned>(
+    db: &sled::Db,
+    what: &'static str,
+    key: &[u8],
+) -> Result<Option<T>, LogStoreError> {
+    let Some(bytes) = db.get(key)? else { return Ok(None) };
+    decode(&bytes, PART_BYTES).map(Some).map_err(|source| LogStoreError::Meta { what, source })
+}
+
+/// The disk's thread: one flush and fdatasync for all that waits, then everyone is told; deletions in between.
+///
+/// After a failed sync nothing is synced again, for Linux forgets the pages that it could not write: all that comes later
+/// fails, the Raft core stops, and the node with it.
+fn write_disk(db: &sled::Db, file: &File, mut sync: SyncFile, first: &AtomicU64, jobs: &Receiver<Job>) {
+    let mut purging = false;
+    let mut failed: Option<String> = None;
+    loop {
+        let next = match jobs.recv_timeout(if purging { Duration::ZERO } else { Duration::from_secs(3_600) }) {
+            Ok(job) => Some(job),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let mut waiting = Vec::new();
+        for job in next.into_iter().chain(jobs.try_iter()) {
+            match job {
+                Job::Sync(finish) => waiting.push(finish),
+                Job::Purge => purging = true,
+            }
+        }
+        if !waiting.is_empty() {
+            if failed.is_none() {
+                let synced = db.flush().map_err(|e| e.to_string());
+                let synced = synced.and_then(|_| sync(file).map_err(|e| e.to_string()));
+                failed = synced.err();
+            }
+            for finish in waiting {
+                finish(failed.as_ref().map_or(Ok(()), |why| Err(io::Error::other(why.clone()))));
+            }
+        } else if purging {
+            purging = match purge_some(db, first.load(Ordering::Acquire)) {
+                Ok(more) => more,
+                Err(e) => {
+                    tracing::warn!("purged entries of the metadata log could not be deleted: {e}");
+                    false
+                }
+            };
+        }
+    }
+}
+
+/// Deletes some keys below `first`; true if there may be more.
+fn purge_some(db: &sled::Db, first: u64) -> Result<bool, sled::Error> {
+    let mut batch = sled::Batch::default();
+    let mut count = 0;
+    for found in db.range(key(0, 0)..key(first, 0)).take(PURGE_KEYS) {
+        batch.remove(found?.0);
+        count += 1;
+    }
+    db.apply_batch(batch)?;
+    Ok(count == PURGE_KEYS)
+}
+
+fn reading(e: LogStoreError) -> StorageError {
+    StorageIoError::read_logs(AnyError::new(&e)).into()
+}
+
+fn writing(e: LogStoreError) -> StorageError {
+    StorageIoError::write_logs(AnyError::new(&e)).into()
+}
+
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(n) => *n,
+        Bound::Excluded(n) => n.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(n) => n.saturating_add(1),
+        Bound::Excluded(n) => *n,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+fn entries_of(scanned: Vec<(usize, Entry)>) -> Vec<Entry> {
+    scanned.into_iter().map(|(_, entry)| entry).collect()
+}
+
+impl RaftLogReader<Types> for LogReader {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let (start, end) = bounds(&range);
+        self.scan(start, end, usize::MAX).map(entries_of).map_err(reading)
+    }
+
+    /// Bounds one AppendEntries by bytes; openraft bounds it by entries.
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+        self.scan(start, end, APPEND_BYTES_MAX).map(entries_of).map_err(reading)
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.reader.try_get_log_entries(range).await
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+        self.reader.limited_get_log_entries(start, end).await
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = LogReader;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
+        let purged: Option<LogId> = meta(&self.reader.db, "purged index", PURGED).map_err(reading)?;
+        let last = self.last_log_id().map_err(reading)?;
+        Ok(LogState { last_purged_log_id: purged, last_log_id: last.or(purged) })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader {
+        self.reader.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let failed = |e| StorageError::from(StorageIoError::write_vote(AnyError::new(&e)));
+        self.put_meta("vote", VOTE, vote).map_err(failed)?;
+        self.durable().await.map_err(failed)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        meta(&self.reader.db, "vote", VOTE).map_err(|e| StorageIoError::read_vote(AnyError::new(&e)).into())
+    }
+
+    /// Not synced: what is lost is only learnt again from the leader.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        self.put_meta("committed index", COMMITTED, &committed).map_err(writing)
+    }
+
+    /// Never beyond the log: what of it the disk did not keep cannot be applied yet.
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        let committed: Option<Option<LogId>> = meta(&self.reader.db, "committed index", COMMITTED).map_err(reading)?;
+        let last = self.get_log_state().await?.last_log_id;
+        Ok(committed.flatten().min(last))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut batch = sled::Batch::default();
+        for entry in entries {
+            add_entry(&mut batch, &entry).map_err(writing)?;
+        }
+        // In memory, and readable from here on; the disk's thread makes it durable and then calls back.
+        self.reader.db.apply_batch(batch).map_err(|e| writing(e.into()))?;
+        self.send(Job::Sync(Box::new(move |result| callback.log_io_completed(result)))).map_err(writing)
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let mut batch = sled::Batch::default();
+        for found in self.reader.db.range(key(log_id.index, 0)..key(u64::MAX, u16::MAX)) {
+            batch.remove(found.map_err(|e| writing(e.into()))?.0);
+        }
+        self.reader.db.apply_batch(batch).map_err(|e| writing(e.into()))?;
+        self.durable().await.map_err(writing)
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        self.put_meta("purged index", PURGED, &log_id).map_err(writing)?;
+        self.reader.first.fetch_max(log_id.index + 1, Ordering::AcqRel);
+        self.send(Job::Purge).map_err(writing)
+    }
+}
+
+fn add_entry(batch: &mut sled::Batch, entry: &Entry) -> Result<(), LogStoreError> {
+    let index = entry.log_id.index;
+    let bytes = encode(entry, ENTRY_BYTES_MAX).map_err(|source| LogStoreError::Codec { index, source })?;
+    for (number, part) in (0..).zip(bytes.chunks(PART_BYTES)) {
+        if number == 0 {
+            let length = u32::try_from(bytes.len()).expect("an entry is far below 4 GiB");
+            batch.insert(&key(index, number), [&length.to_be_bytes(), part].concat());
+        } else {
+            batch.insert(&key(index, number), part);
+        }
+    }
+    Ok(())
+}
