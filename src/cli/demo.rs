@@ -201,7 +201,10 @@ pub async fn run(reach: Reach) -> anyhow::Result<()> {
     let share = RECORDS_PER_SECOND / u64::try_from(partitions).expect("few partitions").max(1);
     for partition in 0..partitions {
         let lane = producer.lane(partition);
-        tasks.spawn(async move { Ok(generate(lane, run, share).await) });
+        tasks.spawn(async move {
+            generate(lane, run, share).await;
+            Ok(())
+        });
     }
     // Fails as soon as a lane gives up.
     let failed = producer.finish();

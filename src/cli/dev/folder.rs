@@ -89,7 +89,7 @@ impl ClusterFile {
     /// An odd number, so that each voter counts: the first nodes.
     pub fn controllers(&self) -> u16 {
         let most = self.nodes.min(CONTROLLERS_MAX);
-        if most % 2 == 0 { most - 1 } else { most }
+        if most.is_multiple_of(2) { most - 1 } else { most }
     }
 
     /// The node's `highwater.toml`.
