@@ -1,7 +1,7 @@
 //! What any node may ask of the controller, and the door it asks through.
 //!
 //! An intent says what is wanted; the controller adds what only it can know (placement, liveness), turns it into a
-//! [`Command`](super::command::Command) and answers when that is committed. The caller's node waits until its own image
+//! [`Command`] and answers when that is committed. The caller's node waits until its own image
 //! has applied the answer's index, so that a client that created a topic sees it on the node it asked.
 
 use super::command::*;

@@ -62,11 +62,12 @@ impl Publisher {
         self.show(Arc::new(image), Vec::new(), true);
     }
 
-    /// Something that no command caused, such as a new controller: recorded at the newest applied index.
+    /// Something that no command caused, such as a new controller. Recorded before whatever comes next, at the next index:
+    /// a reader that resumes from the newest index it saw then gets it, perhaps twice, but never misses it.
     pub fn record(&self, event: Event) {
         let mut history = self.history.lock();
         let image = self.image.load_full();
-        let event = IndexedEvent { index: image.index, event };
+        let event = IndexedEvent { index: RaftIndex(image.index.0 + 1), event };
         history.push(event.clone());
         self.show(image, vec![event], false);
     }

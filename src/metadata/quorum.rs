@@ -7,7 +7,7 @@ use super::image::Image;
 use super::publisher::Publisher;
 use super::raft::client::Transport;
 use super::raft::identity::{ClusterIdentity, WrongCluster};
-use super::raft::log_store::{LogStore, LogStoreError};
+use super::raft::log_store::{LogStore, LogStoreError, SyncFile};
 use super::raft::server::RaftService;
 use super::raft::snapshot::SnapshotError;
 use super::raft::state_machine::StateMachine;
@@ -16,6 +16,7 @@ use crate::ids::*;
 use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
 use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -156,11 +157,15 @@ struct Core {
 impl Quorum {
     /// Opens the folder and starts the Raft core on the current runtime. The service is to be mounted on the cluster port.
     pub async fn start(config: QuorumConfig) -> Result<(Quorum, RaftService), StartError> {
+        Quorum::start_with(config, Box::new(File::sync_data)).await
+    }
+
+    async fn start_with(config: QuorumConfig, sync: SyncFile) -> Result<(Quorum, RaftService), StartError> {
         let dir = config.dir.clone();
         let publisher = Arc::new(Publisher::new());
         let opening = publisher.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            let log = LogStore::open(&dir)?;
+            let log = LogStore::open_with(&dir, sync)?;
             let machine = StateMachine::open(&dir, opening)?;
             Ok::<_, StartError>((log, machine, Arc::new(ClusterIdentity::load(dir)?)))
         });
@@ -295,6 +300,9 @@ impl Quorum {
     ) -> Result<(), MembershipError> {
         if self.is_initialized().await? {
             return Err(MembershipError::AlreadyFormed);
+        }
+        if !members.contains_key(&self.core.me) {
+            return Err(MembershipError::NotAMember(self.core.me));
         }
         self.core.cluster.adopt(cluster_id)?;
         let nodes: BTreeMap<_, _> = members.into_iter().map(|(id, address)| (id, RaftNode { address })).collect();

@@ -76,6 +76,9 @@ pub struct LogReader {
 
 type Finish = Box<dyn FnOnce(io::Result<()>) + Send>;
 
+/// Makes the file's content durable: fdatasync, but for tests of slow and broken disks.
+pub type SyncFile = Box<dyn FnMut(&File) -> io::Result<()> + Send>;
+
 enum Job {
     /// Make durable all that was written before, then finish.
     Sync(Finish),
@@ -86,6 +89,10 @@ enum Job {
 impl LogStore {
     /// Opens or creates the store in `dir`. Blocks while an earlier holder lets go of the lock.
     pub fn open(dir: &Path) -> Result<LogStore, LogStoreError> {
+        LogStore::open_with(dir, Box::new(File::sync_data))
+    }
+
+    pub fn open_with(dir: &Path, sync: SyncFile) -> Result<LogStore, LogStoreError> {
         folder::create(dir)?;
         let config =
             sled::Config::new().path(dir).segment_size(SEGMENT_BYTES).cache_capacity(CACHE_BYTES).flush_every_ms(None);
@@ -110,7 +117,7 @@ impl LogStore {
         let first = Arc::new(AtomicU64::new(purged.map_or(0, |id| id.index + 1)));
         let reader = LogReader { db: db.clone(), first: first.clone() };
         let (disk, jobs) = sync_channel(WAITING_MAX);
-        thread::Builder::new().name("raft-log".into()).spawn(move || write_disk(&db, &file, &first, &jobs))?;
+        thread::Builder::new().name("raft-log".into()).spawn(move || write_disk(&db, &file, sync, &first, &jobs))?;
         let store = LogStore { reader, disk };
         store.send(Job::Purge)?;
         Ok(store)
@@ -212,7 +219,7 @@ fn meta<T: serde::de::DeserializeOwned>(
 ///
 /// After a failed sync nothing is synced again, for Linux forgets the pages that it could not write: all that comes later
 /// fails, the Raft core stops, and the node with it.
-fn write_disk(db: &sled::Db, file: &File, first: &AtomicU64, jobs: &Receiver<Job>) {
+fn write_disk(db: &sled::Db, file: &File, mut sync: SyncFile, first: &AtomicU64, jobs: &Receiver<Job>) {
     let mut purging = false;
     let mut failed: Option<String> = None;
     loop {
@@ -231,7 +238,7 @@ fn write_disk(db: &sled::Db, file: &File, first: &AtomicU64, jobs: &Receiver<Job
         if !waiting.is_empty() {
             if failed.is_none() {
                 let synced = db.flush().map_err(|e| e.to_string());
-                let synced = synced.and_then(|_| file.sync_data().map_err(|e| e.to_string()));
+                let synced = synced.and_then(|_| sync(file).map_err(|e| e.to_string()));
                 failed = synced.err();
             }
             for finish in waiting {

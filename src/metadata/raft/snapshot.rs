@@ -38,6 +38,9 @@ struct Header {
     body_crc: u64,
 }
 
+/// A snapshot as it was read back.
+pub type Kept = (SnapshotMeta, Image);
+
 /// The node's one snapshot file.
 pub struct SnapshotStore {
     folder: PathBuf,
@@ -47,7 +50,7 @@ pub struct SnapshotStore {
 
 impl SnapshotStore {
     /// The store, and what its file holds.
-    pub fn open(folder: PathBuf) -> Result<(Arc<SnapshotStore>, Option<(SnapshotMeta, Image)>), SnapshotError> {
+    pub fn open(folder: PathBuf) -> Result<(Arc<SnapshotStore>, Option<Kept>), SnapshotError> {
         folder::create(&folder)?;
         let store = SnapshotStore { folder, current: Mutex::new(None) };
         let kept = match store.read()? {

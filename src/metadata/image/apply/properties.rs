@@ -1,1 +1,235 @@
+//! Any sequence of commands leaves the image consistent, and the same sequence gives the same image everywhere.
 
+use super::stories::{Restart, id, registration};
+use crate::ids::*;
+use crate::metadata::command::*;
+use crate::metadata::image::Image;
+use crate::metadata::raft::snapshot::{decode_image, encode_image};
+use crate::metadata::raft::types::{decode_message, encode_message};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// A wish, made into a command by what the image says when its turn comes, so that most of them are not stale.
+#[derive(Clone, Debug)]
+enum Wish {
+    Register {
+        broker: i32,
+        clean: bool,
+        boot: u8,
+        folder: u8,
+        disk_failed: bool,
+    },
+    Fence(Vec<i32>),
+    Unfence(i32),
+    Stop(i32),
+    Forget(i32),
+    Create {
+        topic: u8,
+        assignments: Vec<Vec<i32>>,
+        page_cache: bool,
+    },
+    Delete(u8),
+    Grow {
+        topic: u8,
+        replicas: Vec<i32>,
+    },
+    /// By the leader of the moment, or by somebody else.
+    Isr {
+        topic: u8,
+        partition: i32,
+        members: Vec<i32>,
+        caller: Option<i32>,
+    },
+    Elect {
+        topic: u8,
+        partition: i32,
+        leader: i32,
+        unclean: bool,
+    },
+    MinIsr {
+        topic: Option<u8>,
+        value: Option<u8>,
+    },
+    Group {
+        expected: i32,
+        generation: Option<i32>,
+    },
+    Stale(Box<Wish>),
+}
+
+fn brokers() -> impl Strategy<Value = Vec<i32>> {
+    prop::sample::subsequence(vec![1, 2, 3, 4], 1..=4).prop_shuffle()
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    let one = 1..=4i32;
+    let topic = 0..3u8;
+    let plain = prop_oneof![
+        3 => (one.clone(), any::<bool>(), 0..2u8, 0..8u8, 0..20u8).prop_map(|(broker, clean, boot, folder, fails)| {
+            Wish::Register { broker, clean, boot, folder: u8::from(folder == 0), disk_failed: fails == 0 }
+        }),
+        3 => brokers().prop_map(Wish::Fence),
+        6 => one.clone().prop_map(Wish::Unfence),
+        2 => one.clone().prop_map(Wish::Stop),
+        1 => one.clone().prop_map(Wish::Forget),
+        2 => (topic.clone(), prop::collection::vec(brokers(), 1..3), any::<bool>())
+            .prop_map(|(topic, assignments, page_cache)| Wish::Create { topic, assignments, page_cache }),
+        1 => topic.clone().prop_map(Wish::Delete),
+        1 => (topic.clone(), brokers()).prop_map(|(topic, replicas)| Wish::Grow { topic, replicas }),
+        6 => (topic.clone(), 0..3i32, brokers(), prop::option::weighted(0.2, one.clone()))
+            .prop_map(|(topic, partition, members, caller)| Wish::Isr { topic, partition, members, caller }),
+        3 => (topic.clone(), 0..3i32, one, any::<bool>())
+            .prop_map(|(topic, partition, leader, unclean)| Wish::Elect { topic, partition, leader, unclean }),
+        2 => (prop::option::of(topic), prop::option::of(0..5u8)).prop_map(|(topic, value)| Wish::MinIsr { topic, value }),
+        1 => (-1..3i32, prop::option::of(0..3i32)).prop_map(|(expected, generation)| Wish::Group { expected, generation }),
+    ];
+    (plain, 0..10u8).prop_map(|(wish, stale)| if stale == 0 { Wish::Stale(Box::new(wish)) } else { wish })
+}
+
+fn topic_id(topic: u8) -> TopicId {
+    TopicId(id(u128::from(topic) + 1))
+}
+
+fn name(topic: u8) -> String {
+    format!("topic-{topic}")
+}
+
+fn ids(brokers: &[i32]) -> Vec<BrokerId> {
+    brokers.iter().copied().map(BrokerId).collect()
+}
+
+fn command(image: &Image, index: u64, wish: &Wish) -> Command {
+    let epoch = |broker: i32| image.brokers.get(&BrokerId(broker)).map_or(BrokerEpoch(-1), |b| b.epoch);
+    let place = |topic: u8, partition: i32| TopicPartition::new(topic_id(topic), partition);
+    match wish {
+        Wish::Register { broker, clean, boot, folder, disk_failed } => {
+            let how = Restart { clean: *clean, boot: *boot, folder: *folder, disk_failed: *disk_failed };
+            Command::RegisterBroker(registration(*broker, u128::from(index), how))
+        }
+        Wish::Fence(brokers) => Command::FenceBrokers {
+            brokers: brokers.iter().map(|b| (BrokerId(*b), epoch(*b))).collect(),
+            reason: FenceReason::SessionExpired,
+        },
+        Wish::Unfence(broker) => Command::UnfenceBroker { broker: BrokerId(*broker), epoch: epoch(*broker) },
+        Wish::Stop(broker) => Command::BeginShutdown { broker: BrokerId(*broker), epoch: epoch(*broker) },
+        Wish::Forget(broker) => Command::UnregisterBroker { broker: BrokerId(*broker) },
+        Wish::Create { topic, assignments, page_cache } => {
+            let durability = if *page_cache { "page-cache" } else { "sync" };
+            Command::CreateTopics {
+                topics: vec![NewTopic {
+                    name: name(*topic),
+                    id: topic_id(*topic),
+                    assignments: assignments.iter().map(|a| ids(a)).collect(),
+                    configs: BTreeMap::from([("highwater.durability".into(), durability.into())]),
+                }],
+            }
+        }
+        Wish::Delete(topic) => Command::DeleteTopics { topics: vec![topic_id(*topic)] },
+        Wish::Grow { topic, replicas } => {
+            let count = image.topic(topic_id(*topic)).map_or(0, |t| t.partitions.len());
+            Command::CreatePartitions {
+                topics: vec![NewPartitions {
+                    topic: topic_id(*topic),
+                    expected_count: i32::try_from(count).unwrap(),
+                    assignments: vec![ids(replicas)],
+                }],
+            }
+        }
+        Wish::Isr { topic, partition, members, caller } => {
+            let state = image.partition(place(*topic, *partition));
+            let caller = caller.map(BrokerId).or(state.and_then(|p| p.leader)).unwrap_or(BrokerId(1));
+            Command::AlterIsr {
+                broker: caller,
+                epoch: epoch(caller.0),
+                proposals: vec![IsrProposal {
+                    partition: place(*topic, *partition),
+                    leader_epoch: state.map_or(LeaderEpoch(0), |p| p.leader_epoch),
+                    partition_epoch: state.map_or(PartitionEpoch(0), |p| p.partition_epoch),
+                    isr: members.iter().map(|b| (BrokerId(*b), epoch(*b))).collect(),
+                }],
+            }
+        }
+        Wish::Elect { topic, partition, leader, unclean } => Command::ElectLeaders {
+            elections: vec![Election {
+                partition: place(*topic, *partition),
+                partition_epoch: image
+                    .partition(place(*topic, *partition))
+                    .map_or(PartitionEpoch(0), |p| p.partition_epoch),
+                leader: BrokerId(*leader),
+                reason: if *unclean { ElectionReason::Unclean } else { ElectionReason::Preferred },
+            }],
+        },
+        Wish::MinIsr { topic, value } => Command::SetConfigs {
+            changes: vec![ConfigChange {
+                resource: topic.map_or(ConfigResource::BrokerDefault, |t| ConfigResource::Topic(name(t))),
+                set: BTreeMap::from([("min.insync.replicas".into(), value.map(|v| v.to_string()))]),
+            }],
+        },
+        Wish::Group { expected, generation } => Command::SetGroup(GroupChange {
+            group: "group".into(),
+            coordinator: place(0, 0),
+            leader_epoch: image.partition(place(0, 0)).map_or(LeaderEpoch(0), |p| p.leader_epoch),
+            expected_generation: *expected,
+            state: generation.map(|generation| GroupState { generation, ..GroupState::default() }),
+        }),
+        // Made from an image long gone.
+        Wish::Stale(wish) => command(&Image::default(), index, wish),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_is_consistent_and_repeats_itself(wishes in prop::collection::vec(wish(), 1..80)) {
+        let mut image = Image::default();
+        // The other applies what went over the wire, and once is brought up from a snapshot.
+        let mut other = Image::default();
+        let restored_at = wishes.len() / 2;
+        for (at, wish) in wishes.iter().enumerate() {
+            let index = RaftIndex(at as u64 + 1);
+            let command = command(&image, index.0, wish);
+            let before = image.clone();
+            let applied = image.apply(index, &command);
+            image.assert_consistent();
+            for event in &applied.events {
+                if let Some(place) = event.partition() {
+                    prop_assert_ne!(before.partition(place), image.partition(place), "an event of no change");
+                }
+            }
+            check_epochs(&before, &image)?;
+
+            let sent: Command = decode_message(&encode_message(&command).unwrap()).unwrap();
+            prop_assert_eq!(&sent, &command);
+            let again = other.apply(index, &sent);
+            prop_assert_eq!(again.answer, applied.answer);
+            prop_assert_eq!(again.events, applied.events);
+            if at == restored_at {
+                other = decode_image(&encode_image(&other).unwrap()).unwrap();
+            }
+            prop_assert_eq!(other.hash(), image.hash());
+        }
+        prop_assert_eq!(other, image);
+    }
+}
+
+/// Invariants over one command: epochs only grow, any change moves the partition epoch, a new leader a new leader epoch,
+/// and only an unclean election takes a leader from outside ISR and ELR.
+fn check_epochs(before: &Image, after: &Image) -> Result<(), TestCaseError> {
+    for topic in before.topics.values() {
+        for (number, old) in (0..).zip(topic.partitions.iter()) {
+            let Some(new) = after.partition(TopicPartition::new(topic.id, number)) else { continue };
+            if new == old {
+                continue;
+            }
+            prop_assert!(new.partition_epoch == old.partition_epoch.next(), "{:?} to {:?}", old, new);
+            prop_assert_eq!(new.leader_epoch != old.leader_epoch, new.leader != old.leader);
+            prop_assert!(new.leader_epoch == old.leader_epoch || new.leader_epoch == old.leader_epoch.next());
+            if let Some(leader) = new.leader.filter(|_| new.leader != old.leader) {
+                let clean = old.isr.contains(&leader) || old.elr.contains(&leader);
+                prop_assert!(clean || new.unclean_epoch == Some(new.leader_epoch), "{:?} to {:?}", old, new);
+            }
+        }
+    }
+    Ok(())
+}

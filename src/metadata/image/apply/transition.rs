@@ -1,8 +1,10 @@
-//! What becomes of one partition: pure decisions over its state and who is alive (REPLICATION rules 7, 8, 9, 11, 17).
+//! What becomes of one partition: pure decisions over its state and who is alive in the image
+//! (REPLICATION rules 7, 8, 9, 11, 17).
 //!
 //! A decision names the next ISR and leader; [`settle`] works out what follows from them: the ELR and the epochs.
 
 use crate::ids::*;
+use crate::metadata::image::Image;
 use crate::metadata::image::topics::Partition;
 
 /// The next state of a partition, as decided.
@@ -19,23 +21,6 @@ pub struct Next {
 impl Next {
     pub fn new(isr: Vec<BrokerId>, leader: Option<BrokerId>) -> Next {
         Next { isr, leader, lost: Vec::new(), unclean: false }
-    }
-}
-
-/// Who is alive, by what the image says while a command is applied.
-pub trait Liveness {
-    /// Unfenced; may be shutting down.
-    fn is_alive(&self, broker: BrokerId) -> bool;
-    /// May take leadership and join an ISR.
-    fn is_active(&self, broker: BrokerId) -> bool;
-}
-
-impl Liveness for crate::metadata::image::Image {
-    fn is_alive(&self, broker: BrokerId) -> bool {
-        crate::metadata::image::Image::is_alive(self, broker)
-    }
-    fn is_active(&self, broker: BrokerId) -> bool {
-        crate::metadata::image::Image::is_active(self, broker)
     }
 }
 
@@ -70,11 +55,11 @@ pub fn settle(old: &Partition, next: Next, min_isr: usize) -> Partition {
 /// Whoever is in sync and alive remains, and leads by replica order; else an eligible one that is alive leads alone; else
 /// those who were last in sync stay in the ISR without a leader, because any of them holds all that was acked. When the
 /// last ones go at once they all stay: nothing was acked after the first of them left. Only lost data empties an ISR.
-pub fn depart(old: &Partition, lost: &[BrokerId], who: &impl Liveness) -> Next {
+pub fn depart(old: &Partition, lost: &[BrokerId], image: &Image) -> Next {
     let kept = |b: &BrokerId| !lost.contains(b);
-    let remaining: Vec<BrokerId> = old.isr.iter().copied().filter(kept).filter(|b| who.is_alive(*b)).collect();
+    let remaining: Vec<BrokerId> = old.isr.iter().copied().filter(kept).filter(|b| image.is_alive(*b)).collect();
     let first = |of: &[BrokerId]| {
-        old.replicas.iter().copied().find(|b| of.contains(b) && !lost.contains(b) && who.is_active(*b))
+        old.replicas.iter().copied().find(|b| of.contains(b) && !lost.contains(b) && image.is_active(*b))
     };
     let staying = old.leader.filter(|leader| remaining.contains(leader));
     let mut next = if let Some(leader) = staying.or_else(|| first(&remaining)) {
@@ -93,12 +78,12 @@ pub fn depart(old: &Partition, lost: &[BrokerId], who: &impl Liveness) -> Next {
 
 /// After `broker` was unfenced: it leads where nobody does and it was in sync, or is eligible. It then is the whole ISR
 /// but for others that are alive; the rest goes to the ELR.
-pub fn come_back(old: &Partition, broker: BrokerId, who: &impl Liveness) -> Option<Next> {
+pub fn come_back(old: &Partition, broker: BrokerId, image: &Image) -> Option<Next> {
     if old.leader.is_some() {
         return None;
     }
     if old.isr.contains(&broker) {
-        let isr = old.isr.iter().copied().filter(|b| who.is_alive(*b)).collect();
+        let isr = old.isr.iter().copied().filter(|b| image.is_alive(*b)).collect();
         return Some(Next::new(isr, Some(broker)));
     }
     old.elr.contains(&broker).then(|| Next::new(vec![broker], Some(broker)))
@@ -106,13 +91,13 @@ pub fn come_back(old: &Partition, broker: BrokerId, who: &impl Liveness) -> Opti
 
 /// After `broker` began to shut down: it hands its leadership to another in-sync replica, and leaves the ISR where the
 /// others are enough without it. Where nobody else is in sync it goes on leading until it is fenced.
-pub fn hand_over(old: &Partition, broker: BrokerId, min_isr: usize, who: &impl Liveness) -> Option<Next> {
+pub fn hand_over(old: &Partition, broker: BrokerId, min_isr: usize, image: &Image) -> Option<Next> {
     if !old.isr.contains(&broker) {
         return None;
     }
     let others: Vec<BrokerId> = old.isr.iter().copied().filter(|b| *b != broker).collect();
     let leader = if old.leader == Some(broker) {
-        let heir = old.replicas.iter().copied().find(|b| others.contains(b) && who.is_active(*b));
+        let heir = old.replicas.iter().copied().find(|b| others.contains(b) && image.is_active(*b));
         Some(heir.unwrap_or(broker))
     } else {
         old.leader
@@ -123,9 +108,9 @@ pub fn hand_over(old: &Partition, broker: BrokerId, min_isr: usize, who: &impl L
 
 /// A person's or the controller's choice of `leader`, clean if it is in the ISR, or in the ELR of a partition without a
 /// leader. `None`: it is neither.
-pub fn choose(old: &Partition, leader: BrokerId, who: &impl Liveness) -> Option<Next> {
+pub fn choose(old: &Partition, leader: BrokerId, image: &Image) -> Option<Next> {
     match old.leader {
         Some(_) => old.isr.contains(&leader).then(|| Next::new(old.isr.clone(), Some(leader))),
-        None => come_back(old, leader, who),
+        None => come_back(old, leader, image),
     }
 }
