@@ -1,8 +1,26 @@
 //! The data folder's `partitions/`: one folder per partition, named by topic, partition and topic id.
+//!
+//! The topic id alone says which topic it is; the name before it is for people. What is not named so is left alone.
 
-use super::partition_log::{LogConfig, PartitionLog};
+use super::files::OpenFiles;
+use super::partition_log::{Context, LogConfig, PartitionLog, ReadError};
+use super::recovery;
+use super::remover::{DELETED_SUFFIX, Remover};
 use crate::ids::*;
+use crate::platform::{clock, disk};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use uuid::Uuid;
+
+/// Bound on files open at once over all logs of a folder.
+pub const OPEN_FILES_MAX: usize = 4096;
+/// Of a topic's name so much stands in the folder's: the whole must stay below 255 bytes, renamed aside too.
+const TOPIC_NAME_CHARS: usize = 180;
+const HIGH_WATERMARK_FILE: &str = "high-watermarks";
 
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
@@ -10,6 +28,10 @@ pub enum FolderError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{path}: {reason}")]
     Damaged { path: PathBuf, reason: String },
+    #[error("{path}: another process uses this data folder")]
+    InUse { path: PathBuf },
+    #[error("{path}: this log is open already")]
+    AlreadyOpen { path: PathBuf },
 }
 
 /// A partition folder found on disk.
@@ -21,37 +43,249 @@ pub struct Found {
 
 /// Bound: open files are held in a shared least-recently-used set.
 #[derive(Clone)]
-pub struct LogFolder {}
+pub struct LogFolder {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    clean: bool,
+    context: Arc<Context>,
+    /// Names of the partition folders there are.
+    names: Mutex<BTreeMap<TopicPartition, String>>,
+    open: Arc<OpenLogs>,
+    _lock: disk::FolderLock,
+}
+
+type OpenLogs = Mutex<HashSet<TopicPartition>>;
+
+/// The right to be the one open log of a partition, given back when dropped.
+pub(super) struct Claim {
+    id: TopicPartition,
+    open: Arc<OpenLogs>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.open.lock().remove(&self.id);
+    }
+}
 
 impl LogFolder {
     /// Opens `path`/partitions, creating it if need be. `clean` tells that the last stop was clean: then logs open
-    /// without recovery.
+    /// without recovery. Fails if another process has it open.
     pub fn open(path: &Path, clean: bool) -> Result<LogFolder, FolderError> {
-        let _ = (path, clean);
-        todo!()
+        Self::open_with(path, clean, OPEN_FILES_MAX)
     }
+
+    /// As [`LogFolder::open`] with a bound on open files of one's own.
+    pub fn open_with(path: &Path, clean: bool, open_files_max: usize) -> Result<LogFolder, FolderError> {
+        let path = path.join("partitions");
+        let failed = |source| FolderError::Io { path: path.clone(), source };
+        disk::create_dir_all(&path).map_err(failed)?;
+        let lock = disk::FolderLock::acquire(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => FolderError::InUse { path: path.clone() },
+            _ => failed(error),
+        })?;
+        let context = Context {
+            files: OpenFiles::new(open_files_max),
+            remover: Remover::start().map_err(failed)?,
+            offline: AtomicBool::new(false),
+        };
+        let mut names = BTreeMap::new();
+        for entry in disk::list(&path).map_err(failed)? {
+            match parse_name(&entry.name) {
+                Some(id) if entry.is_folder => drop(names.insert(id, entry.name)),
+                _ if entry.name.ends_with(DELETED_SUFFIX) => context.remover.remove(path.join(entry.name)),
+                _ if entry.name.starts_with('.') || entry.name.starts_with(HIGH_WATERMARK_FILE) => {}
+                _ => tracing::warn!(folder = %path.display(), name = entry.name, "an unknown name is left alone"),
+            }
+        }
+        let (names, open) = (Mutex::new(names), Arc::default());
+        Ok(LogFolder { inner: Arc::new(Inner { path, clean, context: Arc::new(context), names, open, _lock: lock }) })
+    }
+
+    /// The partition folders on disk.
     pub fn found(&self) -> Result<Vec<Found>, FolderError> {
-        todo!()
+        let names = self.inner.names.lock();
+        Ok(names.iter().map(|(id, name)| Found { id: *id, path: self.inner.path.join(name) }).collect())
     }
-    /// Opens or creates one partition's log, recovering it if the last stop was not clean.
+
+    /// Opens or creates one partition's log, recovering it if the last stop was not clean. There is one log of a
+    /// partition at a time: the earlier one must have been dropped.
     pub fn log(&self, id: TopicPartition, topic: &str, config: LogConfig) -> Result<PartitionLog, FolderError> {
-        let _ = (id, topic, config);
-        todo!()
+        let known = self.inner.names.lock().get(&id).cloned();
+        let name = known.clone().unwrap_or_else(|| folder_name(topic, id));
+        let folder: Arc<Path> = self.inner.path.join(&name).into();
+        if !self.inner.open.lock().insert(id) {
+            return Err(FolderError::AlreadyOpen { path: folder.to_path_buf() });
+        }
+        let claim = Claim { id, open: self.inner.open.clone() };
+
+        let failed = |source| FolderError::Io { path: folder.to_path_buf(), source };
+        if known.is_none() {
+            disk::create_dir_all(&folder).map_err(failed)?;
+            self.inner.names.lock().insert(id, name);
+        }
+        let context = self.inner.context.clone();
+        let opened = recovery::open(&folder, &context, &config, self.inner.clean, clock::wall_ms()).map_err(
+            |error| match error {
+                ReadError::Disk(source) => failed(source),
+                other => FolderError::Damaged { path: folder.to_path_buf(), reason: other.to_string() },
+            },
+        )?;
+        let mut log = PartitionLog::new(folder, context, config, opened);
+        log.own_name_unsynced = known.is_none();
+        log._claim = Some(claim);
+        Ok(log)
     }
-    /// Sets a folder aside (renamed to `….deleted`) and removes it later, off the caller's thread.
+
+    /// Sets a folder aside (renamed to `….deleted`) and removes it later, off the caller's thread. The log must have
+    /// been dropped. One that is not there is no error.
     pub fn delete(&self, id: TopicPartition) -> Result<(), FolderError> {
-        let _ = id;
-        todo!()
+        let Some(name) = self.inner.names.lock().get(&id).cloned() else { return Ok(()) };
+        let path = self.inner.path.join(&name);
+        if self.inner.open.lock().contains(&id) {
+            return Err(FolderError::AlreadyOpen { path });
+        }
+        let failed = |source| FolderError::Io { path: path.clone(), source };
+        self.inner.context.remover.set_aside(&path).map_err(failed)?;
+        self.inner.names.lock().remove(&id);
+        disk::sync_dir(&self.inner.path).map_err(failed)
     }
-    /// The high-watermark checkpoint: what this node knew before it stopped.
-    pub fn load_high_watermarks(&self) -> Result<std::collections::BTreeMap<TopicPartition, Offset>, FolderError> {
-        todo!()
+
+    /// A disk error has taken the whole folder offline (REPLICATION rule 19).
+    pub fn is_offline(&self) -> bool {
+        self.inner.context.offline.load(Ordering::Relaxed)
     }
-    pub fn store_high_watermarks(
-        &self,
-        marks: &std::collections::BTreeMap<TopicPartition, Offset>,
-    ) -> Result<(), FolderError> {
-        let _ = marks;
-        todo!()
+
+    /// The high-watermark checkpoint: what this node knew before it stopped. One that is damaged counts as none, with
+    /// a warning: a replica without it begins at its log start and is told by the leader.
+    pub fn load_high_watermarks(&self) -> Result<BTreeMap<TopicPartition, Offset>, FolderError> {
+        let path = self.inner.path.join(HIGH_WATERMARK_FILE);
+        let bytes = disk::read_file(&path).map_err(|source| FolderError::Io { path: path.clone(), source })?;
+        Ok(bytes.map_or_else(BTreeMap::new, |bytes| {
+            parse_marks(&bytes).unwrap_or_else(|| {
+                tracing::warn!(path = %path.display(), "the high-watermark checkpoint is damaged and is ignored");
+                BTreeMap::new()
+            })
+        }))
+    }
+
+    pub fn store_high_watermarks(&self, marks: &BTreeMap<TopicPartition, Offset>) -> Result<(), FolderError> {
+        let mut text = format!("0\n{}\n", marks.len());
+        for (id, mark) in marks {
+            text.push_str(&format!("{} {} {mark}\n", id.topic.0.simple(), id.partition));
+        }
+        let path = self.inner.path.join(HIGH_WATERMARK_FILE);
+        disk::write_atomic(&path, text.as_bytes()).map_err(|source| FolderError::Io { path, source })
+    }
+
+    #[cfg(test)]
+    pub(super) fn context(&self) -> &Context {
+        &self.inner.context
+    }
+}
+
+/// "orders-3.0123456789abcdef0123456789abcdef"
+fn folder_name(topic: &str, id: TopicPartition) -> String {
+    // Topic names are ASCII letters, digits and ". _ -"; what a name should not have does not reach the disk.
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let shown: String = topic.chars().map(|c| if allowed(c) { c } else { '_' }).take(TOPIC_NAME_CHARS).collect();
+    format!("{shown}-{}.{}", id.partition, id.topic.0.simple())
+}
+
+fn parse_name(name: &str) -> Option<TopicPartition> {
+    let (shown, topic) = name.rsplit_once('.')?;
+    let (_, partition) = shown.rsplit_once('-')?;
+    let is_ours = topic.len() == 32 && topic.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if !is_ours || !partition.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Some(TopicPartition::new(TopicId(Uuid::try_parse(topic).ok()?), partition.parse().ok()?))
+}
+
+fn parse_marks(bytes: &[u8]) -> Option<BTreeMap<TopicPartition, Offset>> {
+    let mut lines = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?.lines();
+    if lines.next()? != "0" {
+        return None;
+    }
+    let count: usize = lines.next()?.parse().ok()?;
+    let mut marks = BTreeMap::new();
+    for line in lines {
+        let mut fields = line.split(' ');
+        let topic = TopicId(Uuid::try_parse(fields.next()?).ok()?);
+        let id = TopicPartition::new(topic, fields.next()?.parse().ok()?);
+        let mark = Offset(fields.next()?.parse().ok()?);
+        if mark.0 < 0 || marks.insert(id, mark).is_some() {
+            return None;
+        }
+    }
+    (marks.len() == count).then_some(marks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::testing::{Batch, config, valid};
+
+    fn id(topic: u128, partition: i32) -> TopicPartition {
+        TopicPartition::new(TopicId(Uuid::from_u128(topic)), partition)
+    }
+
+    #[test]
+    fn names_tell_the_partition() {
+        let long = "x".repeat(249);
+        for topic in ["orders", "a.b-c_d", "with-7.dots", &long] {
+            let name = folder_name(topic, id(77, 3));
+            assert_eq!(parse_name(&name), Some(id(77, 3)), "{name}");
+            assert!(name.len() + ".12345678.deleted".len() < 255);
+        }
+        assert!(folder_name("../x/y", id(1, 0)).starts_with(".._x_y-0."));
+        for wrong in ["orders-3", "lost+found", "orders-3.xyz", "orders-+3.00000000000000000000000000000001", ".lock"] {
+            assert_eq!(parse_name(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn logs_are_found_deleted_and_strangers_left_alone() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = LogFolder::open(data.path(), false).unwrap();
+        assert!(matches!(LogFolder::open(data.path(), false), Err(FolderError::InUse { .. })));
+        let mut log = folder.log(id(1, 0), "orders", config()).unwrap();
+        assert!(matches!(folder.log(id(1, 0), "orders", config()), Err(FolderError::AlreadyOpen { .. })));
+        log.append_as_leader(&valid(Batch::at(0).records(3).bytes()), LeaderEpoch(0), 0).unwrap();
+        drop(folder.log(id(1, 1), "orders", config()).unwrap());
+        assert!(matches!(folder.delete(id(1, 0)), Err(FolderError::AlreadyOpen { .. })));
+        drop(log);
+        drop(folder);
+
+        disk::create_dir_all(&data.path().join("partitions/lost+found")).unwrap();
+        let folder = LogFolder::open(data.path(), false).unwrap();
+        let found: Vec<_> = folder.found().unwrap().into_iter().map(|f| f.id).collect();
+        assert_eq!(found, [id(1, 0), id(1, 1)]);
+        let log = folder.log(id(1, 0), "renamed", config()).unwrap();
+        assert_eq!(log.log_end(), Offset(3), "the id names the folder, not the topic's name");
+        drop(log);
+        folder.delete(id(1, 0)).unwrap();
+        folder.delete(id(9, 9)).unwrap();
+        folder.context().remover.wait();
+        let left: Vec<_> = disk::list(&data.path().join("partitions")).unwrap().into_iter().map(|e| e.name).collect();
+        assert_eq!(left, [".lock".to_string(), "lost+found".into(), folder_name("orders", id(1, 1))]);
+        assert_eq!(folder.log(id(1, 0), "orders", config()).unwrap().log_end(), Offset(0));
+    }
+
+    #[test]
+    fn high_watermarks_round_trip_and_damage_is_none() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = LogFolder::open(data.path(), true).unwrap();
+        assert!(folder.load_high_watermarks().unwrap().is_empty());
+        let marks: BTreeMap<_, _> = (0..50).map(|i| (id(i as u128 % 7, i), Offset(i64::from(i) * 1000))).collect();
+        folder.store_high_watermarks(&marks).unwrap();
+        assert_eq!(folder.load_high_watermarks().unwrap(), marks);
+        let path = data.path().join("partitions/high-watermarks");
+        let bytes = disk::read_file(&path).unwrap().unwrap();
+        disk::write_atomic(&path, &bytes[..bytes.len() - 3]).unwrap();
+        assert!(folder.load_high_watermarks().unwrap().is_empty());
     }
 }

@@ -2,10 +2,38 @@
 //!
 //! ```text
 //! append ─→ segment (.log, preallocated) ─→ offset index, time index, epochs, producers
-//!    └─ dirty ─→ flush: group commit per disk ─→ durable end
+//!    └─ dirty ─→ flush: group commit per disk ─→ durable end ─→ checkpoint (recovery point)
 //! read  ─→ view (published segments) ─→ segment ─→ bytes          never waits behind appends
+//! open  ─→ clean: trust the files;  unclean: recovery scans from the recovery point and cuts
 //! ```
+//!
+//! The batch headers in the `.log` files are the truth. Everything beside them (indexes, the epoch file, producer
+//! snapshots) is derived, may be stale or missing after a crash, and is rebuilt from them.
+
+mod append;
+mod checkpoint;
+mod epochs;
+mod files;
+mod offset_index;
+mod producer_snapshot;
+mod producers;
+mod read;
+mod recovery;
+mod remover;
+mod retention;
+mod scan;
+mod segment;
+mod table;
+mod time_index;
+mod timestamps;
+mod truncation;
+mod walk;
 
 pub mod flush;
 pub mod folder;
 pub mod partition_log;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

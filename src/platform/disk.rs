@@ -1,15 +1,192 @@
 //! Files and folders. Every durable write in the house goes through here.
+//!
+//! Durable means: the bytes were fdatasync'ed *and* the folder that names the file was fsync'ed. Functions that do
+//! less say so in their name.
 
 #![allow(clippy::disallowed_methods, reason = "this is the seam")]
 
+#[cfg(test)]
+pub mod faults;
+
 use std::fs;
-use std::io;
-use std::path::Path;
+use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+/// The kernel takes at most this many slices in one vectored write (IOV_MAX).
+const SLICES_PER_WRITE_MAX: usize = 1024;
+
+/// An open file, read and written at positions: it has no cursor, so threads share it freely.
+#[derive(Debug)]
+pub struct File {
+    inner: fs::File,
+    #[cfg(test)]
+    path: PathBuf,
+}
+
+impl File {
+    /// Opens an existing file for reading and writing.
+    pub fn open(path: &Path) -> io::Result<File> {
+        Self::wrap(fs::OpenOptions::new().read(true).write(true).open(path)?, path)
+    }
+
+    /// Opens a file for reading and writing, creating it empty if it is not there. The name is durable only after
+    /// [`sync_dir`] of its folder.
+    pub fn open_or_create(path: &Path) -> io::Result<File> {
+        #[cfg(test)]
+        faults::check(path, faults::Operation::Create)?;
+        Self::wrap(fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?, path)
+    }
+
+    #[cfg_attr(not(test), allow(unused_variables, reason = "tests remember the path to inject faults by it"))]
+    fn wrap(inner: fs::File, path: &Path) -> io::Result<File> {
+        Ok(File {
+            inner,
+            #[cfg(test)]
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    pub fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.inner.read_at(&mut buffer[done..], position + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Reads `length` bytes into fresh memory that is not zeroed first; fewer only at the end of the file.
+    /// The caller bounds `length`.
+    pub fn read_vec_at(&self, length: usize, position: u64) -> io::Result<Vec<u8>> {
+        let mut bytes: Vec<u8> = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let at = position + bytes.len() as u64;
+            match rustix::io::pread(&self.inner, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        // The allocator may have given more room than asked for, and then more was read.
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    /// Writes all of `bytes`.
+    pub fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        self.write_vectored_at(&mut [IoSlice::new(bytes)], position)
+    }
+
+    /// Writes all slices one after the other, in as few system calls as the kernel allows. After an error some prefix
+    /// of the bytes may be in the file.
+    pub fn write_vectored_at(&self, mut slices: &mut [IoSlice<'_>], mut position: u64) -> io::Result<()> {
+        #[cfg(test)]
+        faults::write(self, &self.path, slices, position)?;
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            let now = &slices[..slices.len().min(SLICES_PER_WRITE_MAX)];
+            match rustix::io::pwritev(&self.inner, now, position) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    position += count as u64;
+                    IoSlice::advance_slices(&mut slices, count);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// fdatasync: the bytes and what is needed to find them again.
+    pub fn sync_data(&self) -> io::Result<()> {
+        #[cfg(test)]
+        faults::check(&self.path, faults::Operation::Sync)?;
+        self.inner.sync_data()
+    }
+
+    /// fsync.
+    pub fn sync_all(&self) -> io::Result<()> {
+        #[cfg(test)]
+        faults::check(&self.path, faults::Operation::Sync)?;
+        self.inner.sync_all()
+    }
+
+    /// Cuts the file, or lengthens it with zeros.
+    pub fn set_len(&self, length: u64) -> io::Result<()> {
+        self.inner.set_len(length)
+    }
+
+    /// Reserves disk blocks for `position..position + length`, lengthening the file with zeros. Where the file system
+    /// cannot reserve, the file is only lengthened.
+    pub fn preallocate(&self, position: u64, length: u64) -> io::Result<()> {
+        use rustix::io::Errno;
+        #[cfg(test)]
+        faults::check(&self.path, faults::Operation::Preallocate)?;
+        loop {
+            match rustix::fs::fallocate(&self.inner, rustix::fs::FallocateFlags::empty(), position, length) {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    let end = position + length;
+                    return if self.len()? < end { self.set_len(end) } else { Ok(()) };
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    pub fn len(&self) -> io::Result<u64> {
+        Ok(self.inner.metadata()?.len())
+    }
+
+    pub fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// The disk (or the quota on it) is full: an error that passes, unlike all others.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What [`list`] finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub name: String,
+    pub is_folder: bool,
+}
 
 pub fn create_dir_all(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
 }
 
+/// The folder's entries sorted by name. Names that are not UTF-8 are none of ours and are left out.
+pub fn list(path: &Path) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().into_string() {
+            entries.push(Entry { name, is_folder: entry.file_type()?.is_dir() });
+        }
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// Renames; durable only after [`sync_dir`] of the folders.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+/// Removes a file; one that is not there is no error.
 pub fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -17,10 +194,37 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes a folder with all in it; one that is not there is no error.
+pub fn remove_dir_all(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the names in a folder durable.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    faults::check(path, faults::Operation::Sync)?;
     fs::File::open(path)?.sync_all()
 }
 
+pub fn exists(path: &Path) -> bool {
+    path.exists()
+}
+
+/// The length of the file at `path`.
+pub fn len(path: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(path)?.len())
+}
+
+/// When the file was last written, in milliseconds since 1970.
+pub fn modified_ms(path: &Path) -> io::Result<i64> {
+    let modified = fs::metadata(path)?.modified()?;
+    Ok(modified.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)))
+}
+
+/// The whole file, or `None` if it is not there. Only for files whose size the house itself bounds.
 pub fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -29,28 +233,141 @@ pub fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// Replaces the file's content: after a crash at any moment the old or the new content is there, whole. Durable.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, bytes)?;
-    fs::File::open(&temporary)?.sync_data()?;
-    fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), sync_dir)
+    write_temporary(path, bytes, true)?;
+    rename(&temporary(path), path)?;
+    match path.parent() {
+        Some(folder) => sync_dir(folder),
+        None => Ok(()),
+    }
 }
 
+/// As [`write_atomic`] for a reader in this boot, but a power loss may leave the old content, or none.
+pub fn write_atomic_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_temporary(path, bytes, false)?;
+    rename(&temporary(path), path)
+}
+
+fn write_temporary(path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
+    let temporary = temporary(path);
+    let file = File::open_or_create(&temporary)?;
+    let written = file.set_len(0).and_then(|()| file.write_at(bytes, 0)).and_then(|()| match sync {
+        true => file.sync_data(),
+        false => Ok(()),
+    });
+    if written.is_err() {
+        // A full disk should not be kept full by what did not fit.
+        let _ = remove_file(&temporary);
+    }
+    written
+}
+
+/// The suffix of files being written by [`write_atomic`]; what a crash left may be removed.
+pub const TEMPORARY_SUFFIX: &str = ".tmp";
+
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(TEMPORARY_SUFFIX);
+    PathBuf::from(name)
+}
+
+/// Bytes that this process may still write to the file system of `path`.
+pub fn free_space(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Names this boot of the machine: while it is the same, the page cache has survived (REPLICATION rule 9).
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_string())
 }
 
+/// Held while a process uses a folder, so that two never share one. The kernel lets go when the process dies.
 #[derive(Debug)]
 pub struct FolderLock {
     _file: fs::File,
 }
 
 impl FolderLock {
+    /// Takes the lock of `folder` (a file `.lock` in it), or fails at once with `WouldBlock` if another holds it.
     pub fn acquire(folder: &Path) -> io::Result<FolderLock> {
         let path = folder.join(".lock");
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        // For the operator who wonders who holds it; nothing reads it.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(FolderLock { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::faults::{Fault, Operation, arm};
+    use super::*;
+
+    #[test]
+    fn vectored_writes_cross_the_kernels_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::open_or_create(&folder.path().join("f")).unwrap();
+        let pieces: Vec<Vec<u8>> = (0..3000u32).map(|i| i.to_be_bytes()[..(i % 5) as usize % 4].to_vec()).collect();
+        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|p| IoSlice::new(p)).collect();
+        file.write_vectored_at(&mut slices, 7).unwrap();
+        let all: Vec<u8> = pieces.concat();
+        assert_eq!(file.read_vec_at(all.len(), 7).unwrap(), all);
+        assert_eq!(file.len().unwrap(), 7 + all.len() as u64);
+        assert_eq!(file.read_vec_at(10, 7 + all.len() as u64 - 3).unwrap().len(), 3, "short only at the end");
+    }
+
+    #[test]
+    fn preallocation_lengthens_with_zeros() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::open_or_create(&folder.path().join("f")).unwrap();
+        file.write_at(b"abc", 0).unwrap();
+        file.preallocate(3, 100).unwrap();
+        assert_eq!(file.len().unwrap(), 103);
+        let bytes = file.read_vec_at(103, 0).unwrap();
+        assert_eq!(&bytes[..3], b"abc");
+        assert!(bytes[3..].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn a_failed_atomic_write_keeps_the_old_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        write_atomic(&path, b"old content").unwrap();
+        let armed = arm(folder.path(), Fault::full_after(4));
+        let error = write_atomic(&path, b"new content").unwrap_err();
+        assert!(is_full(&error));
+        drop(armed);
+        assert_eq!(read_file(&path).unwrap().unwrap(), b"old content");
+        assert_eq!(list(folder.path()).unwrap().len(), 1, "no temporary file stays behind");
+        write_atomic(&path, b"new").unwrap();
+        assert_eq!(read_file(&path).unwrap().unwrap(), b"new");
+    }
+
+    #[test]
+    fn other_errors_are_not_a_full_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::open_or_create(&folder.path().join("f")).unwrap();
+        let _armed = arm(folder.path(), Fault::broken(Operation::Sync));
+        let error = file.sync_data().unwrap_err();
+        assert!(!is_full(&error));
+    }
+
+    #[test]
+    fn a_folder_has_one_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = FolderLock::acquire(folder.path()).unwrap();
+        assert_eq!(FolderLock::acquire(folder.path()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(held);
+        FolderLock::acquire(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn the_machine_answers() {
+        assert_eq!(boot_id().unwrap().len(), 36);
+        assert!(free_space(Path::new("/")).unwrap() > 0);
+        assert!(read_file(Path::new("/no/such/file")).unwrap().is_none());
     }
 }

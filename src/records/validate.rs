@@ -60,3 +60,10 @@ impl ValidBatches {
         todo!()
     }
 }
+
+/// Checks the CRC of one whole batch.
+pub fn check_crc(batch: &[u8]) -> Result<(), RecordError> {
+    let header = BatchHeader::parse(batch)?;
+    let computed = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &batch[21..]) as u32;
+    if computed == header.crc { Ok(()) } else { Err(RecordError::BadCrc { stored: header.crc, computed }) }
+}

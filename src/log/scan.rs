@@ -1,0 +1,175 @@
+//! Reading a segment whose end is not known: every batch's header, CRC and offsets, until the first that is not good.
+
+use super::walk::HeaderFacts;
+use crate::ids::*;
+use crate::platform::disk::File;
+use crate::records::batch::{BatchHeader, HEADER_BYTES};
+use crate::records::validate::check_crc;
+use std::io;
+
+/// Read at once, and the most that one batch may hold in memory: a larger one is checked piece by piece, since its
+/// length is only a claim.
+const BLOCK_BYTES: usize = 1024 * 1024;
+/// Bytes of a batch before the part that the CRC covers.
+const CRC_COVERS_FROM: usize = 21;
+
+/// What a scan found at its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ScanEnd {
+    /// Where the good batches end.
+    pub position: u64,
+    pub next_offset: Offset,
+    /// Why it ended before the file did, if what follows is not the zeros of a preallocation.
+    pub damage: Option<String>,
+}
+
+/// Scans a file from its start, which must hold `first`, and shows each good batch with its position.
+pub(super) fn scan(
+    file: &File,
+    first: Offset,
+    newest_epoch: LeaderEpoch,
+    mut good: impl FnMut(&BatchHeader, u64) -> io::Result<()>,
+) -> io::Result<ScanEnd> {
+    let length = file.len()?;
+    let mut window = Window { file, length, bytes: Vec::new(), position: 0 };
+    let (mut position, mut next, mut epoch) = (0, first, newest_epoch);
+    let damage = loop {
+        if position == length {
+            break None;
+        }
+        match check(&mut window, position, next, epoch)? {
+            Ok(header) => {
+                good(&header, position)?;
+                position += header.whole_bytes();
+                next = header.next_offset();
+                epoch = header.leader_epoch;
+            }
+            Err(reason) => break if window.only_zeros_from(position)? { None } else { Some(reason) },
+        }
+    };
+    Ok(ScanEnd { position, next_offset: next, damage })
+}
+
+/// Checks the batch at `position`. The inner error says what is wrong with it.
+fn check(
+    window: &mut Window<'_>,
+    position: u64,
+    next: Offset,
+    epoch: LeaderEpoch,
+) -> io::Result<Result<BatchHeader, String>> {
+    let header = match BatchHeader::parse(window.get(position, HEADER_BYTES)?) {
+        Ok(header) => header,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let size = header.whole_bytes();
+    if size > window.length - position {
+        return Ok(Err(format!("a batch of {size} bytes reaches past the file's end")));
+    }
+    if header.base_offset != next || header.last_offset_delta < 0 || header.last_offset().0 == i64::MAX {
+        return Ok(Err(format!("a batch at offset {} where {next} belongs", header.base_offset)));
+    }
+    if header.leader_epoch < epoch {
+        return Ok(Err(format!("leader epoch {} after {epoch}", header.leader_epoch)));
+    }
+    let good = match usize::try_from(size) {
+        Ok(size) if size <= BLOCK_BYTES => check_crc(window.get(position, size)?).is_ok(),
+        _ => window.crc(position + CRC_COVERS_FROM as u64, position + size)? == header.crc,
+    };
+    Ok(if good { Ok(header) } else { Err(format!("the CRC of the batch at offset {next} does not match")) })
+}
+
+/// A sliding view of the file.
+struct Window<'a> {
+    file: &'a File,
+    length: u64,
+    bytes: Vec<u8>,
+    position: u64,
+}
+
+impl Window<'_> {
+    /// `size` bytes at `position`, fewer at the file's end. `size` is at most a block.
+    fn get(&mut self, position: u64, size: usize) -> io::Result<&[u8]> {
+        let size = size.min(usize::try_from(self.length - position).unwrap_or(usize::MAX));
+        let inside = position >= self.position && position + size as u64 <= self.position + self.bytes.len() as u64;
+        if !inside {
+            self.bytes = self.file.read_vec_at(BLOCK_BYTES, position)?;
+            self.position = position;
+        }
+        let start = (position - self.position) as usize;
+        Ok(&self.bytes[start..(start + size).min(self.bytes.len())])
+    }
+
+    fn crc(&mut self, from: u64, to: u64) -> io::Result<u32> {
+        let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+        let mut position = from;
+        while position < to {
+            let size = (to - position).min(BLOCK_BYTES as u64) as usize;
+            let block = self.get(position, size)?;
+            if block.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            digest.update(block);
+            position += block.len() as u64;
+        }
+        Ok(digest.finalize() as u32)
+    }
+
+    fn only_zeros_from(&mut self, mut position: u64) -> io::Result<bool> {
+        while position < self.length {
+            let block = self.get(position, BLOCK_BYTES)?;
+            if block.is_empty() || block.iter().any(|b| *b != 0) {
+                return Ok(false);
+            }
+            position += block.len() as u64;
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::testing::Batch;
+
+    fn scan_bytes(bytes: &[u8]) -> (Vec<i64>, ScanEnd) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::open_or_create(&folder.path().join("f")).unwrap();
+        file.write_at(bytes, 0).unwrap();
+        let mut seen = Vec::new();
+        let end = scan(&file, Offset(10), LeaderEpoch(1), |header, _| {
+            seen.push(header.base_offset.0);
+            Ok(())
+        });
+        (seen, end.unwrap())
+    }
+
+    #[test]
+    fn ends_at_the_first_bad_batch() {
+        let first = Batch::at(10).epoch(1).records(2).bytes();
+        let good = |second: &[u8]| {
+            let (seen, end) = scan_bytes(&[&first, second].concat());
+            assert_eq!(end.position as usize, if seen.len() == 2 { first.len() + second.len() } else { first.len() });
+            (seen.len() == 2, end.damage)
+        };
+        assert_eq!(good(&Batch::at(12).epoch(2).bytes()), (true, None));
+        assert!(good(&Batch::at(13).epoch(2).bytes()).1.unwrap().contains("where 12 belongs"));
+        assert!(good(&Batch::at(12).epoch(0).bytes()).1.unwrap().contains("leader epoch 0 after 1"));
+        assert_eq!(good(&[0; 100]), (false, None), "zeros are the end");
+        let mut flipped = Batch::at(12).epoch(1).bytes();
+        *flipped.last_mut().unwrap() ^= 1;
+        assert!(good(&flipped).1.unwrap().contains("CRC"));
+    }
+
+    #[test]
+    fn a_batch_larger_than_a_block_is_checked_in_pieces() {
+        let large = Batch::at(10).epoch(1).value(vec![7; 3 * BLOCK_BYTES + 5]).bytes();
+        assert_eq!(scan_bytes(&large).1.next_offset, Offset(11));
+        let mut flipped = large.clone();
+        flipped[2 * BLOCK_BYTES] ^= 1;
+        assert_eq!(scan_bytes(&flipped).1.position, 0);
+        // A length that is only a claim.
+        let mut claims = Batch::at(10).epoch(1).bytes();
+        claims[8..12].copy_from_slice(&i32::MAX.to_be_bytes());
+        assert_eq!(scan_bytes(&claims).1.position, 0);
+    }
+}

@@ -1,0 +1,193 @@
+//! Taking away: the log's end (a follower that diverged), its start (deleted records), or all of it.
+
+use super::checkpoint::Content;
+use super::partition_log::{PartitionLog, ReadError, Writer};
+use super::producers::Producers;
+use super::recovery::{load_producers, rebuild_producers};
+use super::segment::Segment;
+use crate::ids::*;
+use crate::platform::{clock, disk};
+use std::io;
+use std::sync::Arc;
+
+impl PartitionLog {
+    /// Cuts the log at `offset`: rolls back epochs and producer state, lowers the durable end, bumps the flush
+    /// generation. What is cut off is gone from the disk, durably, when this returns.
+    ///
+    /// A batch is never cut in two: if `offset` lies inside one, the log ends where that batch began, so the caller
+    /// must go on from `log_end()`. Below the first segment the log begins anew at `offset`.
+    pub fn truncate_to(&mut self, offset: Offset) -> io::Result<()> {
+        self.check_writable()?;
+        if offset >= self.log_end {
+            return Ok(());
+        }
+        if offset < self.segments[0].base {
+            return self.restart_at(offset);
+        }
+        self.cut(offset).map_err(|error| self.failed(error))
+    }
+
+    fn cut(&mut self, offset: Offset) -> Result<(), ReadError> {
+        let kept = self.segments.partition_point(|s| s.base <= offset);
+        let active = self.segments[kept - 1].clone();
+        let found = active.locate(offset)?;
+        let (position, end) = match &found {
+            Some(step) => (step.position, step.header.base_offset),
+            // The offset is where the next segment begins.
+            None => (active.size(), offset),
+        };
+        let doomed = self.segments.split_off(kept);
+
+        // First readers and flushes: nothing of theirs may outlive the cut.
+        self.bytes -= doomed.iter().map(|s| s.size()).sum::<u64>() + active.size() - position;
+        self.log_end = end;
+        self.log_start = self.log_start.min(end);
+        self.durable_end = self.durable_end.min(end);
+        self.generation += 1;
+        self.published.publish_end(end);
+        active.publish_size(position);
+        self.publish_view();
+        self.published.disturb_readers();
+
+        // Then what recovery would believe, before the bytes it speaks of are gone.
+        self.epochs.truncate_end(end);
+        let recovery_point = self.checkpoint.recovery_point();
+        if recovery_point > end {
+            let content =
+                Content { recovery_point: active.base.min(end), log_start: self.log_start, has_producers: false };
+            self.checkpoint.replace(self.generation, content, &self.epochs)?;
+        } else {
+            self.checkpoint.shut_out_flushes(self.generation);
+        }
+        let stale: Vec<Offset> = self.snapshots.range(end + 1..).copied().collect();
+        self.remove_snapshots(&stale);
+
+        // The last segments first: a crash on the way leaves a log without a gap.
+        for segment in doomed.iter().rev() {
+            self.set_aside(segment)?;
+        }
+        active.truncate(position, end)?;
+        disk::sync_dir(&self.folder)?;
+        self.unsynced.retain(|s| s.base < active.base);
+        let first_ms = if position > 0 { self.writer.first_ms.or(Some(clock::wall_ms())) } else { None };
+        self.writer = Writer { reserved: position, first_ms, ..Writer::default() };
+        self.names_synced = self.names_made;
+        self.producers = self.rebuilt_producers()?;
+        Ok(())
+    }
+
+    /// From the last snapshot at or below the log's end, and the batches after it.
+    fn rebuilt_producers(&mut self) -> Result<Producers, ReadError> {
+        let now_ms = clock::wall_ms();
+        let (from, mut producers) = load_producers(&self.folder, &self.snapshots, self.log_end);
+        rebuild_producers(&mut producers, &self.segments, from, self.log_end, now_ms)?;
+        Ok(producers)
+    }
+
+    /// Drops everything and starts anew at `offset` (a follower below the leader's log start).
+    pub fn restart_at(&mut self, offset: Offset) -> io::Result<()> {
+        self.check_writable()?;
+        self.restart(offset).map_err(|error| self.failed(error.into()))
+    }
+
+    fn restart(&mut self, offset: Offset) -> io::Result<()> {
+        let fresh = Segment::empty(&self.context.files, &self.folder, offset);
+        let doomed = std::mem::replace(&mut self.segments, vec![fresh.clone()]);
+        self.bytes = 0;
+        self.log_start = offset;
+        self.log_end = offset;
+        self.durable_end = offset;
+        self.generation += 1;
+        self.epochs = Default::default();
+        self.producers = Default::default();
+        self.unsynced.clear();
+        self.writer = Writer::default();
+        self.published.publish_end(offset);
+        self.publish_view();
+        self.published.disturb_readers();
+
+        // A crash after this finds whole segments or none, and a recovery point that makes it look at all of them.
+        let nothing = Content { recovery_point: Offset::ZERO, log_start: Offset::ZERO, has_producers: false };
+        self.checkpoint.replace(self.generation, nothing, &self.epochs)?;
+        let stale: Vec<Offset> = self.snapshots.iter().copied().collect();
+        self.remove_snapshots(&stale);
+        for segment in doomed.iter().rev() {
+            self.set_aside(segment)?;
+        }
+        disk::sync_dir(&self.folder)?;
+        match fresh.log.get_or_create().and_then(|file| file.set_len(0)) {
+            // The first append makes it. A crash before that leaves an empty log, which restarts again.
+            Err(error) if disk::is_full(&error) => return Ok(()),
+            other => other?,
+        }
+        let content = Content { recovery_point: offset, log_start: offset, has_producers: false };
+        self.checkpoint.replace(self.generation, content, &self.epochs)?;
+        self.names_synced = self.names_made;
+        Ok(())
+    }
+
+    /// DeleteRecords, or the leader's log start seen by a follower: nothing below is visible any more. Whole segments
+    /// below are removed. An offset past the log's end is refused: that follower must `restart_at` it.
+    pub fn advance_log_start(&mut self, offset: Offset) -> io::Result<()> {
+        self.check_writable()?;
+        if offset <= self.log_start {
+            return Ok(());
+        }
+        if offset > self.log_end {
+            let reason = format!("log start {offset} is past the log's end {}", self.log_end);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
+        self.log_start = offset;
+        let below = self.segments[1..].partition_point(|next| next.base <= offset);
+        self.drop_oldest(below).map_err(|error| self.failed(error.into()))?;
+        Ok(())
+    }
+
+    /// Removes the `count` oldest segments, never the active one; the log starts at the first one left, or later.
+    /// Answers the bytes freed.
+    pub(super) fn drop_oldest(&mut self, count: usize) -> io::Result<u64> {
+        assert!(count < self.segments.len(), "the active segment stays");
+        let doomed: Vec<Arc<Segment>> = self.segments.drain(..count).collect();
+        self.log_start = self.log_start.max(self.segments[0].base);
+        let freed = doomed.iter().map(|s| s.size()).sum();
+        self.bytes -= freed;
+        self.publish_view();
+        if count > 0 {
+            self.published.disturb_readers();
+        }
+        self.epochs.truncate_start(self.log_start);
+        self.unsynced.retain(|s| s.base >= self.segments[0].base);
+        match self.checkpoint.note_log_start(self.log_start) {
+            // A full disk must not keep records from being deleted.
+            Err(error) if !disk::is_full(&error) => return Err(error),
+            _ => {}
+        }
+        let stale: Vec<Offset> = self.snapshots.range(..self.segments[0].base).copied().collect();
+        self.remove_snapshots(&stale);
+        for segment in &doomed {
+            self.set_aside(segment)?;
+        }
+        Ok(freed)
+    }
+
+    fn set_aside(&self, segment: &Segment) -> io::Result<()> {
+        for path in segment.paths(&self.folder) {
+            self.context.remover.set_aside(&path)?;
+        }
+        Ok(())
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.is_offline() { Err(io::Error::other("the log is offline after a disk error")) } else { Ok(()) }
+    }
+
+    fn failed(&mut self, error: ReadError) -> io::Error {
+        let error = match error {
+            ReadError::Disk(error) => error,
+            damaged => io::Error::new(io::ErrorKind::InvalidData, damaged.to_string()),
+        };
+        // Whatever went wrong half way, memory and disk may differ now: only a recovery puts that right.
+        self.go_offline(&error);
+        error
+    }
+}
