@@ -387,10 +387,8 @@ impl Running {
             let _ = self.control.run(async move { quorum.shutdown().await }).await;
         }
         self.control.stop().await;
-        if closed {
-            if let Err(error) = self.folder.end_use() {
-                tracing::warn!(%error, "the next start will recover the logs");
-            }
+        if closed && let Err(error) = self.folder.end_use() {
+            tracing::warn!(%error, "the next start will recover the logs");
         }
         tracing::info!("stopped");
     }
