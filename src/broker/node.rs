@@ -172,9 +172,11 @@ impl Running {
             groups,
             broker_epoch: self.epoch.subscribe(),
         });
+        let mut logs = hosted.ready();
         self.start_hosted(hosted);
         // Followers' fetches are taken before this broker can be elected to lead anything.
         self.serve_kafka(&services, &self.config.replica_listener.clone(), true).await?;
+        let _ = logs.wait_for(|open| *open).await;
         self.logs_open.send_replace(true);
 
         self.health.starting("waiting for the controller to unfence this broker");
@@ -271,6 +273,7 @@ impl Running {
             flusher,
             controller,
             config: replica_config(&self.config),
+            node: self.config.clone(),
         });
         self.hosted = Some(hosted.clone());
         Ok(hosted)
