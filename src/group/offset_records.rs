@@ -316,7 +316,7 @@ mod tests {
         fn any_bytes_are_an_answer_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = OffsetKey::decode(&bytes);
             let _ = decode_value(&bytes);
-            let _ = split_batches(&Bytes::from(bytes));
+            let _ = decode_chunk(&Bytes::from(bytes), |_, _| {});
         }
     }
 }
