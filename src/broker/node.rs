@@ -376,10 +376,11 @@ impl Running {
         if let Some(hosted) = self.hosted {
             let flusher = self.flusher;
             let closing = tokio::task::spawn_blocking(move || {
-                hosted.close();
+                let closed = hosted.close();
                 flusher.inspect(Flusher::stop);
+                closed
             });
-            closed = closing.await.is_ok();
+            closed = closing.await.unwrap_or(false);
         }
         if let (Some(cluster), true) = (&self.cluster, registered) {
             stopping::fence_self(&cluster.channel, me, epoch).await;

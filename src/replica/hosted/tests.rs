@@ -1,0 +1,175 @@
+//! A node alone: a real quorum of one, real logs; from the metadata command to the acked record.
+
+use super::*;
+use crate::metadata::command::*;
+use crate::metadata::intent::{Intent, IntentAnswer, SubmitFuture};
+use crate::metadata::quorum::QuorumConfig;
+use crate::metadata::raft::types::RaftNodeId;
+use crate::platform::random;
+use crate::replica::follower::ReplicaConfig;
+use crate::replica::partition::PartitionError;
+use crate::replica::testing::{answer, batch};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(10);
+
+struct NoController;
+
+impl ControllerChannel for NoController {
+    fn submit(&self, _: Intent, _: Duration) -> SubmitFuture<'_> {
+        Box::pin(async { Ok(IntentAnswer::Done) })
+    }
+}
+
+#[derive(Default)]
+struct Seen(Mutex<Vec<String>>);
+
+impl LeadershipListener for Seen {
+    fn became_leader(&self, partition: &Arc<Partition>, topic: &str, epoch: LeaderEpoch) {
+        self.0.lock().push(format!("lead {topic}-{} in {epoch}", partition.id.partition));
+    }
+    fn resigned(&self, partition: TopicPartition, topic: &str) {
+        self.0.lock().push(format!("resign {topic}-{}", partition.partition));
+    }
+}
+
+async fn quorum(folder: &Path) -> Quorum {
+    let me = RaftNodeId { node: BrokerId(1), directory: DirectoryId(random::uuid()) };
+    let config = QuorumConfig { dir: folder.join("metadata"), me, cluster_id: None, rank: 0 };
+    let (quorum, _service) = Quorum::start(config).await.unwrap();
+    quorum.initialize(ClusterId(random::uuid()), BTreeMap::from([(me, "127.0.0.1:1".to_string())])).await.unwrap();
+    tokio::time::timeout(LONG, quorum.leadership().wait_for(|l| l.is_controller)).await.unwrap().unwrap();
+    quorum
+}
+
+async fn propose(quorum: &Quorum, command: Command) -> Answer {
+    quorum.propose(command, LONG).await.unwrap().1
+}
+
+fn registration() -> BrokerRegistration {
+    let endpoint = Endpoint { listener: "x".into(), host: "127.0.0.1".into(), port: 1 };
+    BrokerRegistration {
+        broker: BrokerId(1),
+        directory: DirectoryId(uuid::Uuid::from_u128(1)),
+        incarnation: IncarnationId(random::uuid()),
+        boot_id: "b".into(),
+        clean_stop: true,
+        data_lost: false,
+        kafka_endpoints: Vec::new(),
+        replica_endpoint: endpoint.clone(),
+        cluster_endpoint: endpoint.clone(),
+        admin_endpoint: endpoint,
+        rack: None,
+        version: "0".into(),
+    }
+}
+
+fn hosted(folder: &Path, quorum: &Quorum) -> Hosted {
+    let listener = crate::config::broker::ListenerConfig { name: "x".into(), bind: "x:1".into(), advertised: "x:1".into() };
+    let node = NodeConfig {
+        node_id: BrokerId(1),
+        data_dir: folder.into(),
+        is_broker: true,
+        is_controller: true,
+        rack: None,
+        kafka_listeners: Vec::new(),
+        replica_listener: listener.clone(),
+        cluster_listener: listener.clone(),
+        admin_listener: listener,
+        controllers: Vec::new(),
+        kafka: Default::default(),
+    };
+    Hosted::new(HostedParts {
+        broker: BrokerId(1),
+        quorum: quorum.clone(),
+        folder: LogFolder::open(folder, true).unwrap(),
+        flusher: Flusher::start(2),
+        controller: Arc::new(NoController),
+        config: ReplicaConfig::default(),
+        node: Arc::new(node),
+    })
+}
+
+fn topic(name: &str, partitions: usize) -> NewTopic {
+    NewTopic {
+        name: name.into(),
+        id: TopicId(random::uuid()),
+        assignments: vec![vec![BrokerId(1)]; partitions],
+        configs: BTreeMap::new(),
+    }
+}
+
+async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let end = clock::now() + LONG;
+    while !is() {
+        assert!(clock::now() < end, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn register(quorum: &Quorum) -> BrokerEpoch {
+    let Answer::Registered { epoch } = propose(quorum, Command::RegisterBroker(registration())).await else { panic!() };
+    epoch
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_is_created_served_deleted_and_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let quorum = quorum(folder.path()).await;
+    let epoch = register(&quorum).await;
+    let first = hosted(folder.path(), &quorum);
+    let seen = Arc::<Seen>::default();
+    first.add_listener(seen.clone());
+    first.set_broker_epoch(epoch);
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn({
+        let hosted = first.clone();
+        async move { hosted.run(stopped).await }
+    });
+    tokio::time::timeout(LONG, first.ready().wait_for(|r| *r)).await.unwrap().unwrap();
+    propose(&quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch }).await;
+    let (a, b) = (topic("a", 50), topic("b", 2));
+    propose(&quorum, Command::CreateTopics { topics: vec![a.clone(), b.clone()] }).await;
+    until("all lead", || first.gauges().leaders() == 52).await;
+    until("all told", || seen.0.lock().len() == 52).await;
+    let id = TopicPartition::new(a.id, 7);
+    let partition = first.get(id).unwrap();
+    let appended = partition.append(&batch(&["x", "y"]), -1).unwrap();
+    answer(appended.wait).await.unwrap();
+    propose(&quorum, Command::DeleteTopics { topics: vec![b.id] }).await;
+    until("b is gone", || first.gauges().leaders() == 50).await;
+    assert!(first.get(TopicPartition::new(b.id, 0)).is_none());
+    until("told", || seen.0.lock().iter().filter(|s| s.starts_with("resign b")).count() == 2).await;
+    stop.send(true).unwrap();
+    running.await.unwrap();
+    assert!(first.close());
+    assert!(matches!(partition.append(&batch(&["z"]), 1), Err(PartitionError::NotHosted)));
+    drop((first, partition));
+
+    // While it is away, half goes.
+    let epoch = register(&quorum).await;
+    let c = topic("c", 1);
+    propose(&quorum, Command::CreateTopics { topics: vec![c.clone()] }).await;
+    let second = hosted(folder.path(), &quorum);
+    second.set_broker_epoch(epoch);
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn({
+        let hosted = second.clone();
+        async move { hosted.run(stopped).await }
+    });
+    tokio::time::timeout(LONG, second.ready().wait_for(|r| *r)).await.unwrap().unwrap();
+    let partition = second.get(id).unwrap();
+    assert_eq!(partition.status().log_end, Offset(2));
+    assert_eq!(partition.status().high_watermark, Offset(2), "from the checkpoint");
+    propose(&quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch }).await;
+    until("all lead again", || second.gauges().leaders() >= 50).await;
+    let appended = partition.append(&batch(&["z"]), -1).unwrap();
+    assert_eq!(appended.appended.base_offset, Offset(2));
+    answer(appended.wait).await.unwrap();
+    stop.send(true).unwrap();
+    running.await.unwrap();
+    assert!(second.close());
+    quorum.shutdown().await;
+}
