@@ -16,15 +16,7 @@ use tokio::task::JoinHandle;
 /// A listener that was bound, and the task that serves it until `stop`.
 pub type Serving = (SocketAddr, JoinHandle<()>);
 
-/// What the admin services reach.
-pub struct AdminParts {
-    pub quorum: Quorum,
-    pub hosted: Hosted,
-    pub controller: Arc<dyn ControllerChannel>,
-    pub config: Arc<NodeConfig>,
-}
-
-/// WIRE: `group::coordinator::Coordinator::start(CoordinatorParts { config, quorum, hosted, controller })`. It adds itself
+/// It adds itself
 /// to `hosted` as a listener, hence before `Hosted::run`.
 pub fn start_groups(
     config: &Arc<NodeConfig>,
@@ -48,17 +40,6 @@ pub async fn serve_kafka(
     stop: watch::Receiver<bool>,
 ) -> io::Result<Serving> {
     let _ = (services, is_replica);
-    hold(listener, stop).await
-}
-
-/// WIRE: `admin::server::serve(AdminParts { .. }, listener, stop, ready)`.
-pub async fn serve_admin(
-    parts: AdminParts,
-    listener: ListenerConfig,
-    stop: watch::Receiver<bool>,
-    ready: watch::Receiver<bool>,
-) -> io::Result<Serving> {
-    let _ = (parts.quorum, parts.hosted, parts.controller, parts.config, ready);
     hold(listener, stop).await
 }
 

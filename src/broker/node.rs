@@ -2,8 +2,9 @@
 
 use super::control::ControlRuntime;
 use super::folder::DataFolder;
-use super::neighbours::{self, AdminParts};
+use super::neighbours;
 use super::{BrokerError, registration, stopping};
+use crate::admin::server::{self as admin, AdminParts};
 use crate::cluster::channel::Channel;
 use crate::cluster::node::Node;
 use crate::cluster::session::{self, SessionParts};
@@ -145,15 +146,14 @@ impl Running {
 
         self.health.starting("opening the logs");
         let hosted = self.open_logs(&node.quorum, channel.clone()).await?;
-        let admin = AdminParts {
+        let parts = AdminParts {
             quorum: node.quorum.clone(),
             hosted: hosted.clone(),
             controller: channel.clone(),
             config: self.config.clone(),
         };
         let listener = self.config.admin_listener.clone();
-        let serving =
-            neighbours::serve_admin(admin, listener.clone(), self.ports_stop.subscribe(), self.ready_flag()).await;
+        let serving = admin::serve(parts, listener.clone(), self.ports_stop.subscribe(), self.ready_flag()).await;
         self.keep_port(&listener, serving)?;
         if !self.config.is_broker {
             self.health.ready();
@@ -387,10 +387,8 @@ impl Running {
             let _ = self.control.run(async move { quorum.shutdown().await }).await;
         }
         self.control.stop().await;
-        if closed {
-            if let Err(error) = self.folder.end_use() {
-                tracing::warn!(%error, "the next start will recover the logs");
-            }
+        if closed && let Err(error) = self.folder.end_use() {
+            tracing::warn!(%error, "the next start will recover the logs");
         }
         tracing::info!("stopped");
     }

@@ -104,6 +104,8 @@ struct Session {
     /// The stream the last heartbeat came on, until it is lost.
     connection: Option<u64>,
     dial: Option<Dial>,
+    /// A dial found it gone, and no heartbeat came since: fenced whatever its clock says.
+    gone: bool,
     fence_proposed: Option<Instant>,
     unfence_proposed: Option<Instant>,
 }
@@ -173,6 +175,7 @@ impl Liveness {
         session.heard = now;
         session.connection = Some(beat.connection);
         session.dial = None;
+        session.gone = false;
         let mut effects = Vec::new();
         if may_unfence(broker, beat) && due(session.unfence_proposed, now, propose_again) {
             session.unfence_proposed = Some(now);
@@ -225,6 +228,7 @@ impl Liveness {
         if !gone {
             return Vec::new();
         }
+        session.gone = true;
         session.fence_proposed = Some(now);
         vec![Effect::Fence { brokers: vec![(id, epoch)], reason: FenceReason::ConnectionLost }]
     }
@@ -244,19 +248,19 @@ impl Liveness {
             self.sessions.values_mut().for_each(|session| session.heard = now);
             return Vec::new();
         }
-        let mut expired = Vec::new();
+        let (mut expired, mut gone) = (Vec::new(), Vec::new());
         for (id, session) in &mut self.sessions {
             let unfenced = image.brokers.get(id).is_some_and(|b| !b.fenced);
             let silent = now.saturating_duration_since(session.heard) >= self.timing.session;
-            if unfenced && silent && due(session.fence_proposed, now, self.timing.propose_again) {
+            let to_fence = unfenced && (session.gone || silent);
+            if to_fence && due(session.fence_proposed, now, self.timing.propose_again) {
                 session.fence_proposed = Some(now);
-                expired.push((*id, session.epoch));
+                if session.gone { &mut gone } else { &mut expired }.push((*id, session.epoch));
             }
         }
-        if expired.is_empty() {
-            return Vec::new();
-        }
-        vec![Effect::Fence { brokers: expired, reason: FenceReason::SessionExpired }]
+        let fence = |brokers: Vec<_>, reason| (!brokers.is_empty()).then_some(Effect::Fence { brokers, reason });
+        let expired = fence(expired, FenceReason::SessionExpired);
+        expired.into_iter().chain(fence(gone, FenceReason::ConnectionLost)).collect()
     }
 
     /// May this process register? Not while another one of the same broker still answers: that would be two processes
@@ -298,7 +302,15 @@ impl Liveness {
 
 impl Session {
     fn new(epoch: BrokerEpoch, now: Instant) -> Session {
-        Session { epoch, heard: now, connection: None, dial: None, fence_proposed: None, unfence_proposed: None }
+        Session {
+            epoch,
+            heard: now,
+            connection: None,
+            dial: None,
+            gone: false,
+            fence_proposed: None,
+            unfence_proposed: None,
+        }
     }
 }
 

@@ -215,7 +215,12 @@ fn a_new_controller_dials_all_and_fences_the_dead() {
     story.dialed(3, DialOutcome::Silent); // the quorum found the old controller gone
     story.expect(&["0 fence 3 connection"]);
     story.run(1500, &[1]);
-    story.expect(&["1500 fence 2,3 session"]);
+    story.expect(&[
+        "500 fence 3 connection", // the first proposal is not in the image yet
+        "1000 fence 3 connection",
+        "1500 fence 2 session",
+        "1500 fence 3 connection",
+    ]);
 }
 
 #[test]

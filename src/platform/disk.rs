@@ -233,6 +233,11 @@ pub fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// Opens a text log of another process for appending, creating it if need be.
+pub fn append_to(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().create(true).append(true).open(path)
+}
+
 /// Replaces the file's content: after a crash at any moment the old or the new content is there, whole. Durable.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_temporary(path, bytes, true)?;

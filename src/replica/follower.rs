@@ -1,5 +1,15 @@
-//! The follower's side: one fetcher per leader broker (and durability), and how replicas are configured.
+//! A partition's following side: what it asks its leader for, and what it does with the answers.
 
+use super::partition::Partition;
+use super::role::{Role, State};
+use super::truncation::{self, Cut};
+use crate::config::topic::Durability;
+use crate::ids::*;
+use crate::log::partition_log::{AppendError, PartitionLog};
+use crate::platform::clock;
+use crate::records::{RecordError, ValidBatches};
+use bytes::Bytes;
+use std::io;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -11,4 +21,180 @@ pub struct ReplicaConfig {
     pub fetch_partition_bytes_max: usize,
     pub fetch_wait_max: Duration,
     pub retention_check_interval: Duration,
+}
+
+impl Default for ReplicaConfig {
+    fn default() -> Self {
+        ReplicaConfig {
+            lag_time_max: Duration::from_secs(2),
+            fetch_bytes_max: 10 << 20,
+            fetch_partition_bytes_max: 1 << 20,
+            fetch_wait_max: Duration::from_millis(500),
+            retention_check_interval: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Where a follower goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    pub leader_epoch: LeaderEpoch,
+    pub offset: Offset,
+    /// Of the last record; −1: there is none.
+    pub last_fetched_epoch: LeaderEpoch,
+    pub log_start: Offset,
+    /// The topic counts what is synced, and not all of this log is: it must be before the next fetch, which is the ack.
+    pub needs_flush: bool,
+}
+
+/// One partition's part of a Fetch answer.
+#[derive(Clone, Debug)]
+pub(super) struct Fetched {
+    pub records: Bytes,
+    pub high_watermark: Offset,
+    pub log_start: Offset,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FollowError {
+    #[error("this node does not follow in that epoch any more")]
+    Superseded,
+    #[error("the leader's batches are damaged: {0}")]
+    Records(#[from] RecordError),
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(
+        "the leader's log ends at {to}, below the high watermark {high_watermark} known here, and no unclean election is \
+         recorded: truncating would lose acknowledged records; this replica stops until the partition has another leader"
+    )]
+    BelowHighWatermark { to: Offset, high_watermark: Offset },
+    #[error("the leader has nothing at our end {end}, yet its log starts at {start}")]
+    OutOfRange { start: Offset, end: Offset },
+    #[error("storage: {0}")]
+    Storage(#[from] io::Error),
+}
+
+impl FollowError {
+    /// Asking again in this leader epoch does not help.
+    pub fn is_final(&self) -> bool {
+        match self {
+            FollowError::Records(_) | FollowError::OutOfRange { .. } => false,
+            FollowError::Append(error) => matches!(error, AppendError::Disk(_) | AppendError::Offline),
+            FollowError::Superseded | FollowError::BelowHighWatermark { .. } | FollowError::Storage(_) => true,
+        }
+    }
+}
+
+impl Partition {
+    /// `None`: it does not follow in this epoch, or its log is offline.
+    pub(super) fn position(&self, epoch: LeaderEpoch) -> Option<Position> {
+        let mut guard = self.state.lock();
+        let durability = guard.durability;
+        let log = following(&mut guard, epoch).ok()?;
+        let (start, end) = (log.log_start(), log.log_end());
+        let last = if end > start { log.epoch_at(Offset(end.0 - 1)) } else { None };
+        Some(Position {
+            leader_epoch: epoch,
+            offset: end,
+            last_fetched_epoch: last.unwrap_or(LeaderEpoch::NONE),
+            log_start: start,
+            needs_flush: durability == Durability::Sync && log.durable_end() < end,
+        })
+    }
+
+    /// Appends what the leader sent. True: the next fetch goes on elsewhere.
+    pub(super) fn on_fetched(&self, epoch: LeaderEpoch, fetched: Fetched) -> Result<bool, FollowError> {
+        let batches = if fetched.records.is_empty() { None } else { Some(ValidBatches::from_leader(fetched.records)?) };
+        let now_ms = clock::wall_ms();
+        let mut guard = self.state.lock();
+        let log = following(&mut guard, epoch)?;
+        let before = log.log_end();
+        if let Some(batches) = batches
+            && let Some(first) = batches.batches.first()
+        {
+            let base = first.header.base_offset;
+            let is_empty = log.log_start() == before;
+            if is_empty && base < before {
+                // The leader's log starts inside a batch, and batches travel whole.
+                log.restart_at(base)?;
+            }
+            log.append_as_follower(&batches, now_ms)?;
+            if log.log_start() < before && is_empty {
+                log.advance_log_start(before)?;
+            }
+        }
+        let end = log.log_end();
+        // A leader's log never starts above its high watermark: otherwise this is no answer to act on.
+        if fetched.log_start > log.log_start() && fetched.log_start <= fetched.high_watermark {
+            if fetched.log_start > end {
+                log.restart_at(fetched.log_start)?;
+            } else {
+                log.advance_log_start(fetched.log_start)?;
+            }
+        }
+        let (start, end) = (log.log_start(), log.log_end());
+        let high_watermark = fetched.high_watermark.min(end).max(guard.high_watermark).max(start);
+        if high_watermark > guard.high_watermark {
+            guard.high_watermark = high_watermark;
+            self.node.note_high_watermark();
+        }
+        Ok(end != before)
+    }
+
+    /// Cuts where the leader's log and this one part.
+    pub(super) fn on_diverging(&self, epoch: LeaderEpoch, answer: (LeaderEpoch, Offset)) -> Result<(), FollowError> {
+        let mut guard = self.state.lock();
+        let (high_watermark, unclean_epoch) = (guard.high_watermark, guard.unclean_epoch);
+        let log = following(&mut guard, epoch)?;
+        let unclean = is_unclean_since(unclean_epoch, log);
+        let to = match truncation::cut(&*log, high_watermark, unclean, answer) {
+            Cut::To(to) => to,
+            Cut::BelowHighWatermark { to } => return Err(FollowError::BelowHighWatermark { to, high_watermark }),
+        };
+        let lost = log.log_end() - to;
+        if to < log.log_start() {
+            log.restart_at(to)?
+        } else {
+            log.truncate_to(to)?
+        }
+        if to < high_watermark {
+            tracing::warn!(partition = ?self, %to, %high_watermark, lost, "truncated below the high watermark after an unclean election");
+            guard.high_watermark = to;
+        } else {
+            tracing::info!(partition = ?self, %to, lost, "truncated to what the leader has");
+        }
+        Ok(())
+    }
+
+    /// The leader has nothing at our end: begin anew at its start if we are below it.
+    pub(super) fn on_out_of_range(&self, epoch: LeaderEpoch, leader_start: Offset) -> Result<(), FollowError> {
+        let mut guard = self.state.lock();
+        let (high_watermark, unclean_epoch) = (guard.high_watermark, guard.unclean_epoch);
+        let log = following(&mut guard, epoch)?;
+        let end = log.log_end();
+        if leader_start <= end && end > log.log_start() {
+            // A log with records is compared by epochs, never dropped for an offset.
+            return Err(FollowError::OutOfRange { start: leader_start, end });
+        }
+        if leader_start < high_watermark && !is_unclean_since(unclean_epoch, log) {
+            return Err(FollowError::BelowHighWatermark { to: leader_start, high_watermark });
+        }
+        tracing::warn!(partition = ?self, from = %end, to = %leader_start, "starts anew at the leader's log start");
+        log.restart_at(leader_start)?;
+        guard.high_watermark = leader_start;
+        Ok(())
+    }
+}
+
+fn following(state: &mut State, epoch: LeaderEpoch) -> Result<&mut PartitionLog, FollowError> {
+    if !matches!(state.role, Role::Follower) || state.leader_epoch != epoch {
+        return Err(FollowError::Superseded);
+    }
+    let log = state.log.as_mut().ok_or(FollowError::Superseded)?;
+    if log.is_offline() { Err(AppendError::Offline.into()) } else { Ok(log) }
+}
+
+/// An unclean election came after this log's last epoch: what it held above the common part is given up.
+fn is_unclean_since(unclean_epoch: Option<LeaderEpoch>, log: &PartitionLog) -> bool {
+    unclean_epoch.is_some_and(|unclean| log.latest_epoch().is_none_or(|(last, _)| unclean > last))
 }

@@ -1,12 +1,26 @@
 //! The partitions hosted here, following the image by deltas.
 
+use super::fetchers::Fetchers;
+use super::node::{Gauges, Node, Proposed};
 use super::partition::Partition;
+use super::proposals::send_proposals;
+use super::reconcile::Reconciler;
+use super::upkeep;
+use crate::config::broker::NodeConfig;
 use crate::ids::*;
 use crate::log::flush::Flusher;
 use crate::log::folder::LogFolder;
 use crate::metadata::intent::ControllerChannel;
 use crate::metadata::quorum::Quorum;
+use crate::platform::clock;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// Threads that close logs at a stop.
+const CLOSING_THREADS: usize = 8;
 
 /// What `Hosted` needs from the rest of the house.
 pub struct HostedParts {
@@ -16,47 +30,160 @@ pub struct HostedParts {
     pub flusher: Flusher,
     pub controller: Arc<dyn ControllerChannel>,
     pub config: super::follower::ReplicaConfig,
+    /// Its Kafka-named configs are the defaults of topic configs.
+    pub node: Arc<NodeConfig>,
 }
 
-/// Told after a partition's leadership changed here: group coordinators load and unload by it.
+/// Told after a partition's leadership changed here: group coordinators load and unload by it. Must not block.
 pub trait LeadershipListener: Send + Sync + 'static {
+    /// Also told when this broker goes on leading in a newer epoch.
     fn became_leader(&self, partition: &Arc<Partition>, topic: &str, epoch: LeaderEpoch);
     /// Stopped leading (or the partition is gone).
     fn resigned(&self, partition: TopicPartition, topic: &str);
 }
 
+/// Cheap to clone.
 #[derive(Clone)]
-pub struct Hosted {}
+pub struct Hosted {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub node: Arc<Node>,
+    pub quorum: Quorum,
+    pub folder: LogFolder,
+    pub controller: Arc<dyn ControllerChannel>,
+    pub config: Arc<NodeConfig>,
+    pub listeners: RwLock<Vec<Arc<dyn LeadershipListener>>>,
+    pub ready: watch::Sender<bool>,
+    partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
+    /// Taken by `run`.
+    proposals: Mutex<Option<mpsc::UnboundedReceiver<Proposed>>>,
+}
 
 impl Hosted {
     pub fn new(parts: HostedParts) -> Hosted {
-        let _ = parts;
-        todo!()
+        let image = parts.quorum.image();
+        let (node, proposals) = Node::new(parts.broker, parts.config, parts.flusher, image);
+        let inner = Inner {
+            node,
+            quorum: parts.quorum,
+            folder: parts.folder,
+            controller: parts.controller,
+            config: parts.node,
+            listeners: RwLock::default(),
+            ready: watch::Sender::new(false),
+            partitions: RwLock::default(),
+            proposals: Mutex::new(Some(proposals)),
+        };
+        Hosted { inner: Arc::new(inner) }
     }
+
     pub fn add_listener(&self, listener: Arc<dyn LeadershipListener>) {
-        let _ = listener;
-        todo!()
+        self.inner.listeners.write().push(listener);
     }
+
     /// The broker epoch of this process's registration; fetches and proposals carry it. Set before `run`.
     pub fn set_broker_epoch(&self, epoch: BrokerEpoch) {
-        let _ = epoch;
-        todo!()
+        self.inner.node.set_epoch(epoch);
     }
+
+    /// True once the image is as new as this process's registration and every partition it assigns here has its log open
+    /// (or could not be opened, which is logged).
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.inner.ready.subscribe()
+    }
+
     /// Follows the image until told to stop: opens logs, becomes leader or follower, drops what was deleted,
-    /// proposes ISR changes, applies retention, checkpoints high watermarks.
-    pub async fn run(&self, stop: tokio::sync::watch::Receiver<bool>) {
-        let _ = stop;
-        todo!()
+    /// proposes ISR changes, applies retention, checkpoints high watermarks. Runs once.
+    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+        let inner = &self.inner;
+        let Some(proposals) = inner.proposals.lock().take() else { return };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(send_proposals(inner.node.clone(), inner.controller.clone(), proposals));
+        tasks.spawn(upkeep::tick(inner.clone()));
+        tasks.spawn(upkeep::checkpoint(inner.clone()));
+        tasks.spawn(upkeep::retention(inner.clone()));
+        let mut reconciler = Reconciler::new(inner.clone(), Fetchers::new(inner.node.clone())).await;
+        tokio::select! {
+            () = reconciler.follow_image() => {}
+            // A sender that is gone tells to stop as well.
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+        tasks.shutdown().await;
+        reconciler.stop().await;
     }
+
     pub fn get(&self, id: TopicPartition) -> Option<Arc<Partition>> {
-        let _ = id;
-        todo!()
+        self.inner.get(id)
     }
+
     pub fn all(&self) -> Vec<Arc<Partition>> {
-        todo!()
+        self.inner.all()
     }
-    /// Clean close of every log; the last step before the clean-stop marker.
-    pub fn close(&self) {
-        todo!()
+
+    /// A fetch of this follower came, whatever it mentions: all partitions of its session are alive. Called by the fetch
+    /// handler of the replica listener for each follower fetch.
+    pub fn follower_seen(&self, broker: BrokerId) {
+        // Only those that exist: the peer names itself.
+        if self.inner.node.image.load().brokers.contains_key(&broker) {
+            self.inner.node.saw(broker, clock::now());
+        }
+    }
+
+    /// Leads at least one partition: a clean stop waits until it does not.
+    pub fn leads_any(&self) -> bool {
+        self.gauges().leaders() > 0
+    }
+
+    pub fn gauges(&self) -> &Gauges {
+        &self.inner.node.gauges
+    }
+
+    /// Clean close of every log; the last step before the clean-stop marker. Blocks. True: all of them closed well.
+    pub fn close(&self) -> bool {
+        self.inner.store_high_watermarks();
+        let all = self.inner.all();
+        let share = all.len().div_ceil(CLOSING_THREADS).max(1);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = all.chunks(share).map(|part| scope.spawn(|| close_all(part))).collect();
+            threads.into_iter().all(|thread| thread.join().unwrap_or(false))
+        })
+    }
+}
+
+fn close_all(partitions: &[Arc<Partition>]) -> bool {
+    let mut well = true;
+    for partition in partitions {
+        if let (_, Err(error)) = partition.stop(true) {
+            tracing::error!(?partition, %error, "a log did not close cleanly");
+            well = false;
+        }
+    }
+    well
+}
+
+impl Inner {
+    pub fn get(&self, id: TopicPartition) -> Option<Arc<Partition>> {
+        self.partitions.read().get(&id).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Partition>> {
+        self.partitions.read().values().cloned().collect()
+    }
+
+    pub fn insert(&self, partition: Arc<Partition>) {
+        self.partitions.write().insert(partition.id, partition);
+    }
+
+    pub fn remove(&self, id: TopicPartition) -> Option<Arc<Partition>> {
+        self.partitions.write().remove(&id)
+    }
+
+    pub fn store_high_watermarks(&self) {
+        let marks: BTreeMap<_, _> = self.all().iter().map(|p| (p.id, p.high_watermark())).collect();
+        if let Err(error) = self.folder.store_high_watermarks(&marks) {
+            tracing::warn!(%error, "the high watermarks were not stored");
+        }
     }
 }

@@ -2,11 +2,32 @@
 //!
 //! ```text
 //! produce ─→ Partition::append ─→ log ─→ wake watchers (followers' parked fetches) ─→ flusher
-//!                └─ HighWatermarkWait ←──────────── high watermark = min over maximal ISR ←─ followers' fetches
-//! image ─→ Hosted (deltas) ─→ become leader / become follower (fetcher per leader) / drop
+//!                └─ Parked ←───────── high watermark = min over maximal ISR ←─ followers' fetches
+//! image ─→ Hosted ─→ Reconciler (deltas) ─→ open / become leader / become follower / drop
+//!                                                └─ Fetchers ─→ Fetcher per (leader, durability)
+//! decisions, pure: leader (with isr, high_watermark) · truncation · fetch_session
 //! ```
 
+mod fetch_session;
+mod fetcher;
+mod fetchers;
 pub mod follower;
+mod high_watermark;
 pub mod hosted;
+mod isr;
+mod leader;
+mod node;
+mod opening;
+mod parked;
 pub mod partition;
+mod proposals;
+mod reconcile;
+mod role;
+mod synced;
+#[cfg(test)]
+mod testing;
+mod truncation;
+mod upkeep;
 pub mod watcher;
+
+pub use node::Gauges;

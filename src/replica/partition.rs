@@ -1,11 +1,22 @@
 //! One partition hosted here, behind one short lock that is never held over an await.
 
-use super::watcher::Watcher;
+use super::leader::{FollowerFetch, LeaderState};
+use super::node::{Node, NodePeers};
+use super::role::{Afterwards, Role, State, ends_of};
+use super::truncation::{self, Epochs};
+use super::watcher::{Watcher, Watchers};
+use crate::config::topic::{Durability, TopicConfig};
 use crate::ids::*;
-use crate::log::partition_log::Chunk;
+use crate::log::partition_log::{Chunk, LogReader, PartitionLog, ReadError};
+use crate::platform::clock;
 use crate::records::ValidBatches;
-use std::sync::Arc;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use tokio::sync::oneshot;
+
+#[cfg(test)]
+mod tests;
 
 /// Who leads, told to a client with an error so that it need not ask (KIP-951).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,22 +123,142 @@ pub struct PartitionStatus {
     pub size_bytes: u64,
 }
 
+/// Invariants: `state` is never held over an await nor while another thread is woken; `log_start` ≤ `high_watermark` ≤
+/// `log_end`; `queued` tells that the flusher has this log and has not begun with it; `listed` that the next tick looks
+/// at it.
 pub struct Partition {
     pub id: TopicPartition,
     pub topic: Arc<str>,
+    pub(super) node: Arc<Node>,
+    pub(super) me: Weak<Partition>,
+    pub(super) state: Mutex<State>,
+    pub(super) queued: AtomicBool,
+    pub(super) listed: AtomicBool,
+    pub(super) watchers: Mutex<Watchers>,
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Partition({}-{})", self.topic, self.id.partition)
+    }
+}
+
+/// What a read does once the lock is released.
+struct Planned {
+    outcome: ReadOutcome,
+    reader: Option<LogReader>,
+    upper: Offset,
 }
 
 impl Partition {
+    /// `known`: the high watermark of the last checkpoint.
+    pub(super) fn new(
+        node: Arc<Node>,
+        id: TopicPartition,
+        topic: Arc<str>,
+        log: PartitionLog,
+        known: Offset,
+        config: &TopicConfig,
+    ) -> Arc<Partition> {
+        Arc::new_cyclic(|me| Partition {
+            id,
+            topic,
+            node,
+            me: me.clone(),
+            state: Mutex::new(State::new(log, known, config.durability)),
+            queued: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
+            watchers: Mutex::default(),
+        })
+    }
+
     /// Appends as leader. `acks`: 0, 1 or −1 (all). Never awaits.
     pub fn append(&self, records: &ValidBatches, acks: i16) -> Result<AppendOutcome, PartitionError> {
-        let _ = (records, acks);
-        todo!()
+        let (now, now_ms) = (clock::now(), clock::wall_ms());
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let hint = state.hint();
+        let log = state.log.as_mut().ok_or(PartitionError::NotHosted)?;
+        let Role::Leader(leader) = &mut state.role else { return Err(PartitionError::NotLeader(hint)) };
+        if acks == -1 && !leader.has_min_isr() {
+            return Err(PartitionError::NotEnoughReplicas);
+        }
+        let appended = log.append_as_leader(records, leader.epoch(), now_ms)?;
+        let log_start = log.log_start();
+        let mut after = Afterwards::default();
+        if !appended.duplicate {
+            let effects = leader.on_append(ends_of(log, state.durability), now);
+            let attention = leader.needs_attention();
+            after = state.settle(effects);
+            after.data = true;
+            after.attention = attention;
+            after.flush = state.durability == Durability::Sync;
+        }
+        let waits = acks == -1 && appended.end_offset > state.high_watermark;
+        let wait = waits.then(|| HighWatermarkWait(state.parked.park(appended.end_offset)));
+        drop(guard);
+        self.finish(after);
+        Ok(AppendOutcome { appended, log_start, wait })
     }
 
     /// Reads; a follower's read also records its progress, which may move the high watermark.
     pub fn read(&self, request: &ReadRequest) -> Result<ReadOutcome, PartitionError> {
-        let _ = request;
-        todo!()
+        let Planned { mut outcome, reader, upper } = match &request.follower {
+            Some(follower) => self.plan_follower_read(request, follower)?,
+            None => self.plan_read(request)?,
+        };
+        if let Some(reader) = reader.filter(|_| request.max_bytes > 0 || request.at_least_one) {
+            outcome.chunk =
+                reader.read(request.offset, request.max_bytes, upper, request.at_least_one).map_err(unreadable)?;
+        }
+        Ok(outcome)
+    }
+
+    /// A consumer's read: bounded by the high watermark; above it there is nothing yet.
+    fn plan_read(&self, request: &ReadRequest) -> Result<Planned, PartitionError> {
+        let guard = self.state.lock();
+        let (log, _) = leading(&guard, request.current_leader_epoch)?;
+        in_range(request.offset, log)?;
+        let upper = guard.high_watermark;
+        let reader = (request.offset < upper).then(|| log.reader());
+        Ok(Planned { outcome: guard.outcome(log), reader, upper })
+    }
+
+    fn plan_follower_read(&self, request: &ReadRequest, follower: &FollowerState) -> Result<Planned, PartitionError> {
+        let now = clock::now();
+        let image = self.node.image.load();
+        let mut guard = self.state.lock();
+        let (log, leader) = leading(&guard, request.current_leader_epoch)?;
+        // Without an epoch a delayed fetch of an older leadership would count as progress in this one.
+        if request.current_leader_epoch == LeaderEpoch::NONE {
+            return Err(PartitionError::FencedEpoch(guard.hint()));
+        }
+        let registered = image.brokers.get(&follower.broker).map(|b| b.epoch);
+        if !leader.is_replica(follower.broker) || registered.is_none_or(|epoch| follower.broker_epoch < epoch) {
+            return Err(PartitionError::UnknownReplica);
+        }
+        if let Some(diverging) = truncation::diverging(log, request.offset, follower.last_fetched_epoch) {
+            let outcome = ReadOutcome { diverging: Some(diverging), ..guard.outcome(log) };
+            return Ok(Planned { outcome, reader: None, upper: Offset::ZERO });
+        }
+        in_range(request.offset, log)?;
+        let fetch = FollowerFetch {
+            broker: follower.broker,
+            broker_epoch: follower.broker_epoch,
+            end: request.offset,
+            log_start: follower.log_start,
+        };
+        let state = &mut *guard;
+        let Role::Leader(leader) = &mut state.role else { unreachable!("checked above, under the same lock") };
+        let effects = leader.on_follower_fetch(fetch, now, &NodePeers { node: &self.node, image: &image });
+        let after = state.settle(effects);
+        let log = state.log.as_ref().ok_or(PartitionError::NotHosted)?;
+        let upper = log.log_end();
+        let reader = (request.offset < upper).then(|| log.reader());
+        let outcome = state.outcome(log);
+        drop(guard);
+        self.finish(after);
+        Ok(Planned { outcome, reader, upper })
     }
 
     pub fn find_offset(
@@ -136,8 +267,37 @@ impl Partition {
         read_committed: bool,
         current_leader_epoch: LeaderEpoch,
     ) -> Result<Option<FoundOffset>, PartitionError> {
-        let _ = (spec, read_committed, current_leader_epoch);
-        todo!()
+        // Without transactions the last stable offset is the high watermark.
+        let _ = read_committed;
+        let (reader, upper, knows) = {
+            let guard = self.state.lock();
+            let (log, leader) = leading(&guard, current_leader_epoch)?;
+            let found = |offset, epoch| Ok(Some(FoundOffset { offset, timestamp_ms: -1, epoch }));
+            match spec {
+                OffsetSpec::Latest if !leader.knows_high_watermark() => return Err(PartitionError::OffsetNotAvailable),
+                OffsetSpec::Latest => return found(guard.high_watermark, leader.epoch()),
+                OffsetSpec::Earliest => {
+                    let start = log.log_start();
+                    return found(start, log.epoch_at(start).unwrap_or(leader.epoch()));
+                }
+                OffsetSpec::MaxTimestamp | OffsetSpec::AtTime(_) => {}
+            }
+            (log.reader(), guard.high_watermark, leader.knows_high_watermark())
+        };
+        let found = match spec {
+            OffsetSpec::AtTime(timestamp_ms) => reader.offset_for_time(timestamp_ms, upper),
+            _ => reader.max_timestamp(upper),
+        };
+        match found.map_err(unreadable)? {
+            Some((offset, timestamp_ms)) => {
+                let guard = self.state.lock();
+                let epoch = guard.log.as_ref().and_then(|log| log.epoch_at(offset)).unwrap_or(guard.leader_epoch);
+                Ok(Some(FoundOffset { offset, timestamp_ms, epoch }))
+            }
+            // It may be among what is not known to be committed yet.
+            None if !knows => Err(PartitionError::OffsetNotAvailable),
+            None => Ok(None),
+        }
     }
 
     /// OffsetForLeaderEpoch: the largest epoch ≤ `epoch` and its end; `None` if unknown.
@@ -146,25 +306,146 @@ impl Partition {
         current_leader_epoch: LeaderEpoch,
         epoch: LeaderEpoch,
     ) -> Result<Option<(LeaderEpoch, Offset)>, PartitionError> {
-        let _ = (current_leader_epoch, epoch);
-        todo!()
+        let guard = self.state.lock();
+        let (log, _) = leading(&guard, current_leader_epoch)?;
+        Ok(log.end_of_epoch(epoch))
+    }
+
+    /// DeleteRecords: nothing below `offset` (at most the high watermark) is visible any more. Gives the new log start.
+    pub fn delete_records(&self, offset: Offset) -> Result<Offset, PartitionError> {
+        let mut guard = self.state.lock();
+        let (log, _) = leading(&guard, LeaderEpoch::NONE)?;
+        if offset > guard.high_watermark {
+            return Err(PartitionError::OutOfRange {
+                asked: offset,
+                start: log.log_start(),
+                end: guard.high_watermark,
+            });
+        }
+        let log = guard.log.as_mut().ok_or(PartitionError::NotHosted)?;
+        log.advance_log_start(offset).map_err(|e| PartitionError::Storage(e.to_string()))?;
+        let start = log.log_start();
+        drop(guard);
+        self.finish(Afterwards { high_watermark: true, ..Afterwards::default() });
+        Ok(start)
     }
 
     /// Calls `watcher.mark(token)` at each append, high-watermark move and epoch change until the watcher is dropped
     /// or `unwatch` is called.
     pub fn watch(&self, watcher: &Arc<Watcher>, token: u32) {
-        let _ = (watcher, token);
-        todo!()
+        self.watchers.lock().add(watcher, token);
     }
     pub fn unwatch(&self, watcher: &Arc<Watcher>) {
-        let _ = watcher;
-        todo!()
+        self.watchers.lock().remove(watcher);
     }
 
     pub fn status(&self) -> PartitionStatus {
-        todo!()
+        let guard = self.state.lock();
+        let of = |get: fn(&PartitionLog) -> Offset| guard.log.as_ref().map_or(Offset::ZERO, get);
+        PartitionStatus {
+            leader_epoch: guard.leader_epoch,
+            is_leader: matches!(guard.role, Role::Leader(_)),
+            log_start: of(PartitionLog::log_start),
+            high_watermark: guard.high_watermark,
+            log_end: of(PartitionLog::log_end),
+            durable_end: of(PartitionLog::durable_end),
+            size_bytes: guard.log.as_ref().map_or(0, PartitionLog::size_bytes),
+        }
     }
     pub fn leader_hint(&self) -> LeaderHint {
-        todo!()
+        self.state.lock().hint()
+    }
+
+    /// What a change asks for, after the lock is released.
+    pub(super) fn finish(&self, after: Afterwards) {
+        let changes = after.changes();
+        for reply in after.released {
+            // A caller that went away wants no answer.
+            let _ = reply.send(Ok(()));
+        }
+        for (reply, error) in after.failed {
+            let _ = reply.send(Err(error));
+        }
+        if changes.iter().any(Option::is_some) {
+            let watchers = self.watchers.lock();
+            changes.into_iter().flatten().for_each(|change| watchers.tell(change));
+        }
+        if after.high_watermark {
+            self.node.note_high_watermark();
+        }
+        if after.flush {
+            self.enqueue_flush();
+        }
+        if after.attention {
+            self.list();
+        }
+        if let Some((proposal, me)) = after.propose.zip(self.me.upgrade()) {
+            self.list();
+            self.node.propose(me, proposal);
+        }
+    }
+
+    /// The next tick looks at this partition.
+    pub(super) fn list(&self) {
+        if !self.listed.load(Ordering::Acquire)
+            && !self.listed.swap(true, Ordering::AcqRel)
+            && let Some(me) = self.me.upgrade()
+        {
+            self.node.list(me);
+        }
+    }
+
+    /// Queues the log with the flusher, once until that begins with it.
+    pub(super) fn enqueue_flush(&self) {
+        if !self.queued.swap(true, Ordering::AcqRel)
+            && let Some(me) = self.me.upgrade()
+        {
+            self.node.flusher.enqueue(me);
+        }
+    }
+}
+
+impl Epochs for PartitionLog {
+    fn log_start(&self) -> Offset {
+        PartitionLog::log_start(self)
+    }
+    fn log_end(&self) -> Offset {
+        PartitionLog::log_end(self)
+    }
+    fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        match self.latest_epoch() {
+            // A log answers nothing for an epoch above its newest; to these decisions it is its newest that counts.
+            Some((latest, _)) if latest <= epoch => Some((latest, PartitionLog::log_end(self))),
+            _ => PartitionLog::end_of_epoch(self, epoch),
+        }
+    }
+}
+
+/// The log and the leader's state, if this node leads and `given` (−1: not checked) is the current epoch.
+fn leading(state: &State, given: LeaderEpoch) -> Result<(&PartitionLog, &LeaderState), PartitionError> {
+    let log = state.log.as_ref().ok_or(PartitionError::NotHosted)?;
+    if given != LeaderEpoch::NONE {
+        if given < state.leader_epoch {
+            return Err(PartitionError::FencedEpoch(state.hint()));
+        }
+        if given > state.leader_epoch {
+            return Err(PartitionError::UnknownEpoch);
+        }
+    }
+    match &state.role {
+        Role::Leader(leader) => Ok((log, leader)),
+        Role::Follower | Role::Stopped => Err(PartitionError::NotLeader(state.hint())),
+    }
+}
+
+fn in_range(asked: Offset, log: &PartitionLog) -> Result<(), PartitionError> {
+    let (start, end) = (log.log_start(), log.log_end());
+    if asked < start || asked > end { Err(PartitionError::OutOfRange { asked, start, end }) } else { Ok(()) }
+}
+
+fn unreadable(error: ReadError) -> PartitionError {
+    match error {
+        ReadError::OutOfRange { asked, start, end } => PartitionError::OutOfRange { asked, start, end },
+        ReadError::Disk(_) | ReadError::Damaged(_) => PartitionError::Storage(error.to_string()),
     }
 }

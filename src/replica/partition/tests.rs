@@ -1,0 +1,163 @@
+//! Three replicas over real logs, with the fetches carried by hand.
+
+use super::*;
+use crate::config::topic::Durability;
+use crate::replica::follower::FollowError;
+use crate::replica::role::Standing;
+use crate::replica::testing::{Replica, answer, batch, image, three};
+use futures::FutureExt;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acks_all_waits_until_all_of_the_isr_has_it_on_disk() {
+    let [one, two, three] = three(Durability::Sync);
+    let mut appended = one.partition.append(&batch(&["a", "b"]), -1).unwrap();
+    assert_eq!(appended.appended.end_offset, Offset(2));
+    let consumer = Watcher::of_consumer();
+    one.partition.watch(&consumer, 7);
+    assert!(two.fetch(&one).await.unwrap());
+    assert!(three.fetch(&one).await.unwrap());
+    assert!(one.consume(0).unwrap().is_empty(), "nothing is committed before it is on three disks");
+    assert!(appended.wait.as_mut().unwrap().0.try_recv().is_err());
+    assert!(!two.fetch(&one).await.unwrap());
+    assert!(!three.fetch(&one).await.unwrap());
+    answer(appended.wait.take()).await.unwrap();
+    assert_eq!(consumer.take(), vec![7]);
+    assert!(!one.consume(0).unwrap().is_empty());
+    assert_eq!(one.partition.status().high_watermark, Offset(2));
+    // The followers learn it with the next answer.
+    two.fetch(&one).await.unwrap();
+    assert_eq!(two.partition.status().high_watermark, Offset(2));
+    assert_eq!(two.partition.status().durable_end, Offset(2));
+    let latest = one.partition.find_offset(OffsetSpec::Latest, false, LeaderEpoch(0)).unwrap().unwrap();
+    assert_eq!((latest.offset, latest.epoch), (Offset(2), LeaderEpoch(0)));
+}
+
+#[tokio::test]
+async fn a_failover_tells_who_waits_and_cuts_the_old_leaders_tail() {
+    let [one, two, three] = three(Durability::PageCache);
+    let first = one.partition.append(&batch(&["a"]), -1).unwrap();
+    two.catch_up(&one).await;
+    three.catch_up(&one).await;
+    answer(first.wait).await.unwrap();
+    // Only broker 1 has these.
+    let lost = one.partition.append(&batch(&["b", "c"]), -1).unwrap();
+    let failover = image(2, &[2, 3], 1, 1, None);
+    assert_eq!(two.show(&failover), Standing::Leading(LeaderEpoch(1)));
+    two.partition.append(&batch(&["x"]), 1).unwrap();
+    three.show(&failover);
+    // A client that knows the newer epoch comes to the one that does not yet.
+    let newer = one.partition.find_offset(OffsetSpec::Latest, false, LeaderEpoch(1));
+    assert!(matches!(newer, Err(PartitionError::UnknownEpoch)));
+    one.show(&failover);
+    match answer(lost.wait).await {
+        Err(PartitionError::NotLeader(hint)) => {
+            assert_eq!(hint, LeaderHint { leader: Some(BrokerId(2)), epoch: LeaderEpoch(1) });
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(one.partition.append(&batch(&["d"]), 1), Err(PartitionError::NotLeader(_))));
+    // The new leader does not know yet how far its predecessor's commits went.
+    let latest = two.partition.find_offset(OffsetSpec::Latest, false, LeaderEpoch(1));
+    let known = two.partition.status().high_watermark;
+    assert_eq!(known < Offset(1), matches!(latest, Err(PartitionError::OffsetNotAvailable)));
+    one.catch_up(&two).await;
+    three.catch_up(&two).await;
+    assert_eq!((one.end(), two.end(), three.end()), (2, 2, 2));
+    assert_eq!(two.partition.status().high_watermark, Offset(2));
+    let held = |replica: &Replica| {
+        let reader = replica.partition.state.lock().log.as_ref().unwrap().reader();
+        reader.read(Offset(0), 1 << 20, Offset(2), true).unwrap().bytes
+    };
+    assert_eq!(held(&one), held(&two));
+    assert_eq!(held(&three), held(&two));
+    let old = two.partition.end_of_epoch(LeaderEpoch(0), LeaderEpoch(0));
+    assert!(matches!(old, Err(PartitionError::FencedEpoch(_))));
+    assert_eq!(two.partition.end_of_epoch(LeaderEpoch(1), LeaderEpoch(0)).unwrap(), Some((LeaderEpoch(0), Offset(1))));
+}
+
+#[tokio::test]
+async fn acked_data_is_cut_only_after_an_unclean_election() {
+    let [one, two, three] = three(Durability::PageCache);
+    one.partition.append(&batch(&["a"]), 1).unwrap();
+    one.partition.append(&batch(&["b"]), 1).unwrap();
+    two.catch_up(&one).await;
+    three.fetch(&one).await.unwrap();
+    three.fetch(&one).await.unwrap();
+    two.fetch(&one).await.unwrap();
+    assert_eq!(two.partition.status().high_watermark, Offset(2));
+    // A broker with an empty log is made leader, and nobody says that this was unclean.
+    let empty = Replica::new(3, Durability::PageCache);
+    let wrong = image(3, &[3, 2], 1, 1, None);
+    empty.show(&wrong);
+    empty.partition.append(&batch(&["z"]), 1).unwrap();
+    two.show(&wrong);
+    let refused = two.fetch(&empty).await;
+    assert!(matches!(refused, Err(FollowError::BelowHighWatermark { .. })), "{refused:?}");
+    assert_eq!(two.end(), 2);
+    let said = image(3, &[3, 2], 1, 2, Some(1));
+    two.show(&said);
+    two.catch_up(&empty).await;
+    assert_eq!((two.end(), two.partition.status().high_watermark), (1, Offset(1)));
+}
+
+#[tokio::test]
+async fn too_small_an_isr_refuses_and_grows_again_by_proposal() {
+    let [mut one, two, _three] = three(Durability::PageCache);
+    let waiting = one.partition.append(&batch(&["a"]), -1).unwrap();
+    one.show(&image(1, &[1], 0, 1, None));
+    assert!(matches!(answer(waiting.wait).await, Err(PartitionError::NotEnoughReplicasAfterAppend)));
+    assert!(matches!(one.partition.append(&batch(&["b"]), -1), Err(PartitionError::NotEnoughReplicas)));
+    assert_eq!(one.node.gauges.under_min_isr(), 1);
+    one.partition.append(&batch(&["b"]), 1).unwrap();
+    assert!(one.consume(0).unwrap().is_empty(), "the high watermark stands still");
+    assert!(one.proposals.recv().now_or_never().is_none());
+    two.catch_up(&one).await;
+    let proposed = one.proposals.recv().now_or_never().flatten().expect("a proposal");
+    let members: Vec<_> = proposed.proposal.isr.iter().map(|(b, e)| (b.0, e.0)).collect();
+    assert_eq!(members, vec![(1, 101), (2, 102)]);
+    one.show(&image(1, &[1, 2], 0, 2, None));
+    assert_eq!(one.partition.status().high_watermark, Offset(2));
+    assert_eq!((one.node.gauges.under_min_isr(), one.node.gauges.under_replicated()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_follower_of_an_older_registration_is_not_known() {
+    let [one, two, _three] = three(Durability::PageCache);
+    let mut request = ReadRequest {
+        offset: Offset::ZERO,
+        max_bytes: 1024,
+        at_least_one: true,
+        current_leader_epoch: LeaderEpoch(0),
+        read_committed: false,
+        follower: Some(FollowerState {
+            broker: BrokerId(2),
+            broker_epoch: BrokerEpoch(101),
+            last_fetched_epoch: LeaderEpoch::NONE,
+            log_start: Offset::ZERO,
+        }),
+    };
+    assert!(matches!(one.partition.read(&request), Err(PartitionError::UnknownReplica)));
+    request.follower.as_mut().unwrap().broker_epoch = BrokerEpoch(102);
+    assert!(one.partition.read(&request).is_ok());
+    request.follower.as_mut().unwrap().broker = BrokerId(4);
+    assert!(matches!(one.partition.read(&request), Err(PartitionError::UnknownReplica)));
+    assert!(matches!(two.partition.read(&request), Err(PartitionError::NotLeader(_))));
+}
+
+#[tokio::test]
+async fn a_follower_below_the_leaders_start_begins_anew_even_inside_a_batch() {
+    let [one, two, late] = three(Durability::PageCache);
+    one.show(&image(1, &[1, 2], 0, 1, None));
+    one.partition.append(&batch(&["a", "b", "c"]), 1).unwrap();
+    one.partition.append(&batch(&["d"]), 1).unwrap();
+    two.catch_up(&one).await;
+    assert_eq!(one.partition.status().high_watermark, Offset(4));
+    assert_eq!(one.partition.delete_records(Offset(1)).unwrap(), Offset(1));
+    late.catch_up(&one).await;
+    let status = late.partition.status();
+    assert_eq!((status.log_start, status.log_end, status.high_watermark), (Offset(1), Offset(4), Offset(4)));
+    // The one that was up to date follows the start.
+    two.fetch(&one).await.unwrap();
+    assert_eq!(two.partition.status().log_start, Offset(1));
+    assert!(matches!(one.partition.delete_records(Offset(5)), Err(PartitionError::OutOfRange { .. })));
+}
