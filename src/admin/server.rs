@@ -53,16 +53,6 @@ pub async fn serve(
     let address = socket.local_addr()?;
     let node = parts.config.node_id;
     let (reporter, health) = tonic_health::server::health_reporter();
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name(<ClusterServer<ClusterService> as NamedService>::NAME)
-            .with_service_name(<TopicsServer<TopicsService> as NamedService>::NAME)
-            .with_service_name(<GroupsServer<GroupsService> as NamedService>::NAME)
-            .with_service_name(<EventsServer<EventsService> as NamedService>::NAME)
-            .with_service_name("grpc.health.v1.Health")
-    };
     let broken = |error: tonic_reflection::server::Error| io::Error::other(format!("descriptors: {error}"));
     let door = Routes::new()
         .with(ClusterServer::new(ClusterService { node, quorum: parts.quorum.clone() }))
@@ -106,6 +96,18 @@ pub async fn serve(
     Ok((address, task))
 }
 
+/// Lists what this port serves, and describes it in full.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(<ClusterServer<ClusterService> as NamedService>::NAME)
+        .with_service_name(<TopicsServer<TopicsService> as NamedService>::NAME)
+        .with_service_name(<GroupsServer<GroupsService> as NamedService>::NAME)
+        .with_service_name(<EventsServer<EventsService> as NamedService>::NAME)
+        .with_service_name("grpc.health.v1.Health")
+}
+
 async fn stopped(mut stop: watch::Receiver<bool>) {
     // An error means that the sender is gone, which is a stop too.
     let _ = stop.wait_for(|stop| *stop).await;
@@ -128,5 +130,44 @@ async fn follow_readiness(reporter: HealthReporter, mut ready: watch::Receiver<b
         if ready.changed().await.is_err() {
             return std::future::pending().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    #[tokio::test]
+    async fn reflection_lists_the_operators_services_and_describes_them() {
+        let (_ready, ready) = watch::channel(true);
+        let door = Routes::new().with(reflection().build_v1().unwrap()).door(ready);
+        let socket = network::listen("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", socket.local_addr().unwrap());
+        tokio::spawn(Server::builder().serve_with_incoming(door, TcpListenerStream::new(socket)));
+        let channel = tonic::transport::Endpoint::from_shared(address).unwrap().connect().await.unwrap();
+        let mut client = ServerReflectionClient::new(channel);
+        let ask = |request| ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+        let asked = [
+            ask(MessageRequest::ListServices(String::new())),
+            ask(MessageRequest::FileContainingSymbol("highwater.admin.v1.Events".into())),
+        ];
+        let mut answers = client.server_reflection_info(futures::stream::iter(asked)).await.unwrap().into_inner();
+        let Some(MessageResponse::ListServicesResponse(list)) =
+            answers.message().await.unwrap().unwrap().message_response
+        else {
+            panic!("a list was asked for");
+        };
+        let mut names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
+        names.sort();
+        let ours = ["Cluster", "Events", "Groups", "Topics"].map(|name| format!("highwater.admin.v1.{name}"));
+        assert!(ours.iter().all(|name| names.contains(name)), "{names:?}");
+        assert!(names.contains(&"grpc.health.v1.Health".to_string()));
+        assert!(!names.iter().any(|name| name.contains("raft")), "what this port does not serve is not listed");
+        let described = answers.message().await.unwrap().unwrap().message_response;
+        assert!(matches!(described, Some(MessageResponse::FileDescriptorResponse(_))), "{described:?}");
     }
 }

@@ -49,13 +49,14 @@ impl Events for EventsService {
         // Subscribed before the image and the history are read, so that nothing falls between.
         let updates = self.quorum.subscribe();
         let applied = self.quorum.image().index;
-        let mut cursor = Cursor { told: from.unwrap_or(applied), term: 0 };
+        let mut cursor = Cursor { told: from.unwrap_or(applied), term: (0, false) };
         let mut pending = VecDeque::new();
         if let Some(from) = from {
             let kept = self.quorum.events_since(from).map_err(|gone| errors::of_gone(&gone))?;
             pending.extend(cursor.advance(&kept, applied));
         }
-        cursor.term = cursor.term.max(self.quorum.leadership().borrow().term);
+        let leadership = *self.quorum.leadership().borrow();
+        cursor.term = cursor.term.max((leadership.term, leadership.leader.is_some()));
         let mut ticks = interval(PROGRESS_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let feed = Feed {
@@ -81,8 +82,9 @@ impl Events for EventsService {
 #[derive(Debug)]
 struct Cursor {
     told: RaftIndex,
-    /// The newest term told: a node learns of terms outside the log, so their indexes do not order them.
-    term: u64,
+    /// The newest term told, and whether with its controller: a node learns of these outside the log, so their indexes
+    /// do not order them, and it may learn of a term before it learns who won it.
+    term: (u64, bool),
 }
 
 impl Cursor {
@@ -94,9 +96,10 @@ impl Cursor {
             let news: Vec<_> = same
                 .iter()
                 .filter(|indexed| match indexed.event {
-                    Event::ControllerElected { term, .. } => {
-                        let newer = term > self.term;
-                        self.term = self.term.max(term);
+                    Event::ControllerElected { term, controller } => {
+                        let known = (term, controller.is_some());
+                        let newer = known > self.term;
+                        self.term = self.term.max(known);
                         newer
                     }
                     _ => index > self.told,
@@ -188,8 +191,8 @@ mod tests {
         IndexedEvent { index: RaftIndex(index), event }
     }
 
-    fn elected(index: u64, term: u64) -> IndexedEvent {
-        let event = Event::ControllerElected { controller: Some(BrokerId(1)), term };
+    fn elected(index: u64, term: u64, controller: Option<i32>) -> IndexedEvent {
+        let event = Event::ControllerElected { controller: controller.map(BrokerId), term };
         IndexedEvent { index: RaftIndex(index), event }
     }
 
@@ -199,7 +202,7 @@ mod tests {
 
     #[test]
     fn history_and_updates_that_overlap_tell_each_event_once() {
-        let mut cursor = Cursor { told: RaftIndex(4), term: 0 };
+        let mut cursor = Cursor { told: RaftIndex(4), term: (0, false) };
         let history = [fact(5, 1), fact(5, 2), fact(7, 1)];
         assert_eq!(indexes(&cursor.advance(&history, RaftIndex(7))), [(5, 2), (7, 1)]);
         assert_eq!(indexes(&cursor.advance(&[fact(7, 1), fact(8, 1)], RaftIndex(8))), [(8, 1)]);
@@ -207,7 +210,7 @@ mod tests {
 
     #[test]
     fn an_index_without_events_moves_the_place_to_resume() {
-        let mut cursor = Cursor { told: RaftIndex(4), term: 0 };
+        let mut cursor = Cursor { told: RaftIndex(4), term: (0, false) };
         assert!(cursor.advance(&[], RaftIndex(9)).is_empty());
         assert_eq!(cursor.told, RaftIndex(9));
         assert!(cursor.advance(&[], RaftIndex(8)).is_empty());
@@ -215,15 +218,19 @@ mod tests {
     }
 
     #[test]
-    fn a_term_is_told_whatever_its_index_but_once() {
-        let mut cursor = Cursor { told: RaftIndex(9), term: 3 };
-        assert_eq!(indexes(&cursor.advance(&[elected(9, 4)], RaftIndex(9))), [(9, 1)]);
-        assert!(cursor.advance(&[elected(9, 4), elected(9, 3)], RaftIndex(9)).is_empty());
+    fn a_term_and_who_won_it_are_told_whatever_their_index_but_once() {
+        let mut cursor = Cursor { told: RaftIndex(9), term: (3, true) };
+        let mut told = |term, controller| cursor.advance(&[elected(9, term, controller)], RaftIndex(9)).len();
+        assert_eq!(told(4, None), 1);
+        assert_eq!(told(4, Some(1)), 1);
+        assert_eq!(told(4, Some(1)), 0);
+        assert_eq!(told(4, None), 0);
+        assert_eq!(told(3, Some(1)), 0);
     }
 
     #[test]
     fn a_snapshot_in_place_of_events_ends_the_watch_with_where_to_go_on() {
-        let mut cursor = Cursor { told: RaftIndex(4), term: 0 };
+        let mut cursor = Cursor { told: RaftIndex(4), term: (0, false) };
         let at = |index: u64, resync: bool| Update {
             image: Arc::new(Image { index: RaftIndex(index), ..Image::default() }),
             events: Arc::from([]),

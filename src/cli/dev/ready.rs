@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-const LOG_LINES: usize = 12;
+const LOG_LINES: usize = 40;
 const POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, PartialEq, Eq)]
