@@ -1,5 +1,6 @@
 //! What a handler may reach, and what it knows of the request.
 
+use super::state::KafkaState;
 use crate::config::broker::NodeConfig;
 use crate::metadata::intent::ControllerChannel;
 use crate::metadata::quorum::Quorum;
@@ -15,6 +16,8 @@ pub struct Services {
     pub controller: Arc<dyn ControllerChannel>,
     pub groups: crate::group::coordinator::Coordinator,
     pub broker_epoch: tokio::sync::watch::Receiver<crate::ids::BrokerEpoch>,
+    /// What this room keeps between requests; made by [`KafkaState::new`].
+    pub state: KafkaState,
 }
 
 /// One request's surroundings. Handlers are `async fn name(context: &RequestContext, request: XRequest) -> XResponse`

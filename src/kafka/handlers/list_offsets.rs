@@ -1,0 +1,126 @@
+//! ListOffsets: an offset by its place in the log or by time.
+
+use crate::ids::*;
+use crate::kafka::context::RequestContext;
+use crate::kafka::errors::{self, Code};
+use crate::replica::partition::{FoundOffset, OffsetSpec, PartitionError};
+use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
+use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
+
+const READ_COMMITTED: i8 = 1;
+
+/// What the timestamp field asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Find(OffsetSpec),
+    /// Something that this cluster never has, such as the end of tiered storage.
+    Never,
+    Unsupported,
+}
+
+fn asked(version: i16, timestamp: i64) -> Asked {
+    match timestamp {
+        0.. => Asked::Find(OffsetSpec::AtTime(timestamp)),
+        -1 => Asked::Find(OffsetSpec::Latest),
+        -2 => Asked::Find(OffsetSpec::Earliest),
+        -3 if version >= 7 => Asked::Find(OffsetSpec::MaxTimestamp),
+        // The earliest local offset: all are local.
+        -4 if version >= 8 => Asked::Find(OffsetSpec::Earliest),
+        -5 if version >= 9 => Asked::Never,
+        _ => Asked::Unsupported,
+    }
+}
+
+pub async fn handle(context: &RequestContext, request: ListOffsetsRequest) -> ListOffsetsResponse {
+    let version = context.version;
+    let committed = version >= 2 && request.isolation_level == READ_COMMITTED;
+    let image = context.services.quorum.image();
+    let topics = request.topics.into_iter().map(|topic| {
+        let known = image.topic_by_name(&topic.name);
+        let partitions = topic.partitions.iter().map(|wanted| {
+            let index = usize::try_from(wanted.partition_index).unwrap_or(usize::MAX);
+            let Some(known) = known.filter(|known| index < known.partitions.len()) else {
+                return failed(wanted, Code::UnknownTopicOrPartition);
+            };
+            let spec = match asked(version, wanted.timestamp) {
+                Asked::Find(spec) => spec,
+                Asked::Never => return found(version, wanted, &Ok(None)),
+                Asked::Unsupported => return failed(wanted, Code::UnsupportedVersion),
+            };
+            let epoch = LeaderEpoch(wanted.current_leader_epoch);
+            match context.services.hosted.get(TopicPartition::new(known.id, wanted.partition_index)) {
+                Some(partition) => found(version, wanted, &partition.find_offset(spec, committed, epoch)),
+                None => failed(wanted, Code::NotLeaderOrFollower),
+            }
+        });
+        ListOffsetsTopicResponse::default().with_partitions(partitions.collect()).with_name(topic.name.clone())
+    });
+    ListOffsetsResponse::default().with_topics(topics.collect())
+}
+
+fn failed(wanted: &ListOffsetsPartition, code: Code) -> ListOffsetsPartitionResponse {
+    ListOffsetsPartitionResponse::default().with_partition_index(wanted.partition_index).with_error_code(code.code())
+}
+
+fn found(
+    version: i16,
+    wanted: &ListOffsetsPartition,
+    outcome: &Result<Option<FoundOffset>, PartitionError>,
+) -> ListOffsetsPartitionResponse {
+    match outcome {
+        Ok(Some(found)) => {
+            let mut row = ListOffsetsPartitionResponse::default()
+                .with_partition_index(wanted.partition_index)
+                .with_offset(found.offset.0)
+                .with_timestamp(found.timestamp_ms);
+            if version >= 4 {
+                row.leader_epoch = found.epoch.0;
+            }
+            row
+        }
+        Ok(None) => ListOffsetsPartitionResponse::default().with_partition_index(wanted.partition_index),
+        // Older clients do not know this code; the other makes them ask again as well.
+        Err(PartitionError::OffsetNotAvailable) if version < 5 => failed(wanted, Code::LeaderNotAvailable),
+        Err(error) => failed(wanted, errors::partition(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::handlers::metadata::testing;
+    use crate::kafka::names::topic_name;
+    use crate::kafka::versions::LIST_OFFSETS;
+
+    #[test]
+    fn special_timestamps_are_known_from_their_versions_on() {
+        let latest = Asked::Find(OffsetSpec::Latest);
+        let earliest = Asked::Find(OffsetSpec::Earliest);
+        assert_eq!((asked(1, -1), asked(1, -2), asked(8, -4)), (latest, earliest, earliest));
+        assert_eq!(asked(7, -3), Asked::Find(OffsetSpec::MaxTimestamp));
+        assert_eq!(asked(1, 0), Asked::Find(OffsetSpec::AtTime(0)));
+        assert_eq!(asked(9, -5), Asked::Never);
+        for (version, timestamp) in [(6, -3), (7, -4), (8, -5), (10, -6), (10, i64::MIN)] {
+            assert_eq!(asked(version, timestamp), Asked::Unsupported, "v{version} {timestamp}");
+        }
+    }
+
+    #[test]
+    fn every_version_encodes_found_none_and_failed() {
+        let wanted = ListOffsetsPartition::default().with_partition_index(2);
+        let some = FoundOffset { offset: Offset(9), timestamp_ms: 100, epoch: LeaderEpoch(3) };
+        for version in 1..=10 {
+            let rows = vec![
+                found(version, &wanted, &Ok(Some(some))),
+                found(version, &wanted, &Ok(None)),
+                found(version, &wanted, &Err(PartitionError::OffsetNotAvailable)),
+            ];
+            assert_eq!(rows[1].offset, -1);
+            assert_eq!(rows[2].error_code, if version < 5 { 5 } else { 78 });
+            let topic = ListOffsetsTopicResponse::default().with_name(topic_name("t")).with_partitions(rows);
+            let response = ListOffsetsResponse::default().with_topics(vec![topic]);
+            testing::encodes(LIST_OFFSETS, version, &response);
+        }
+    }
+}
