@@ -213,6 +213,13 @@ fn a_broken_disk_takes_the_whole_folder_offline() {
         assert!(log.begin_flush().is_none(), "never sync again");
         assert!(log.close().is_err());
         assert_eq!(log.reader().read(Offset(0), 1 << 20, ALL, true).unwrap().bytes, batch.bytes, "reads go on");
+        drop((log, other, folder));
+        // Where the disk took the marker (it was not part of the fault), the next start knows of the loss.
+        let folder = LogFolder::open(data.path(), true).unwrap();
+        assert_eq!(folder.is_lossy(), operation == Operation::Preallocate);
+        folder.forget_loss().unwrap();
+        drop(folder);
+        assert!(!LogFolder::open(data.path(), true).unwrap().is_lossy());
     }
 }
 

@@ -98,11 +98,9 @@ fn readers_never_see_a_torn_batch() {
                     step = step.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let from = start + (step.unsigned_abs() as i64 & i64::MAX) % (end - start + 1);
                     let Ok(chunk) = reader.read(from, 3000, ALL, true) else { continue };
-                    let mut next = from;
-                    for batch in batches_in(&chunk.bytes) {
+                    for (next, batch) in (from.0..).zip(batches_in(&chunk.bytes)) {
                         assert_eq!(compute_crc(batch.of(&chunk.bytes)), batch.header.crc);
-                        assert_eq!(batch.header.base_offset, next);
-                        next += 1;
+                        assert_eq!(batch.header.base_offset, Offset(next));
                     }
                     reads.fetch_add(1, Ordering::Relaxed);
                 }
