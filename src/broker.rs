@@ -10,7 +10,6 @@
 
 mod control;
 mod folder;
-mod neighbours;
 mod node;
 mod registration;
 mod stopping;

@@ -2,7 +2,6 @@
 
 use super::control::ControlRuntime;
 use super::folder::DataFolder;
-use super::neighbours;
 use super::{BrokerError, registration, stopping};
 use crate::admin::server::{self as admin, AdminParts};
 use crate::cluster::channel::Channel;
@@ -12,8 +11,11 @@ use crate::cluster::{formation, server};
 use crate::config::broker::{ListenerConfig, NodeConfig};
 use crate::controller::controller::Controller;
 use crate::controller::liveness::Timing;
+use crate::group::coordinator::{Coordinator, CoordinatorParts};
 use crate::ids::*;
 use crate::kafka::context::Services;
+use crate::kafka::listener as kafka;
+use crate::kafka::state::KafkaState;
 use crate::log::flush::Flusher;
 use crate::log::folder::LogFolder;
 use crate::metadata::command::BrokerRegistration;
@@ -27,6 +29,7 @@ use crate::replica::hosted::{Hosted, HostedParts};
 use crate::telemetry::health::{Health, HealthState};
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,7 +166,13 @@ impl Running {
         self.health.starting("registering with the controller");
         let epoch = self.register(&node, registration).await;
         hosted.set_broker_epoch(epoch);
-        let groups = neighbours::start_groups(&self.config, &node.quorum, &hosted, &channel);
+        // It follows the leadership of its partitions, so it listens before any is taken up.
+        let groups = Coordinator::start(CoordinatorParts {
+            config: self.config.clone(),
+            quorum: node.quorum.clone(),
+            hosted: hosted.clone(),
+            controller: channel.clone(),
+        });
         let services = Arc::new(Services {
             config: self.config.clone(),
             quorum: node.quorum.clone(),
@@ -171,6 +180,7 @@ impl Running {
             controller: channel,
             groups,
             broker_epoch: self.epoch.subscribe(),
+            state: KafkaState::new(&self.config),
         });
         let mut logs = hosted.ready();
         self.start_hosted(hosted);
@@ -324,14 +334,14 @@ impl Running {
         is_replica: bool,
     ) -> Result<(), BrokerError> {
         let stop = self.ports_stop.subscribe();
-        let serving = neighbours::serve_kafka(services.clone(), listener.clone(), is_replica, stop).await;
+        let serving = kafka::serve(services.clone(), listener.clone(), is_replica, stop).await;
         self.keep_port(listener, serving)
     }
 
     fn keep_port(
         &mut self,
         listener: &ListenerConfig,
-        serving: io::Result<neighbours::Serving>,
+        serving: io::Result<(SocketAddr, JoinHandle<()>)>,
     ) -> Result<(), BrokerError> {
         let (address, task) = serving.map_err(|source| port_error(listener, source))?;
         tracing::info!(listener = listener.name, %address, "listening");

@@ -4,17 +4,13 @@
 use super::partition_log::{AppendError, Appended, PartitionLog, Writer};
 use super::producers::Staged;
 use super::segment::{SEGMENT_BYTES_MAX, Segment};
-use super::walk::{HeaderFacts, LOG_APPEND_TIME_BIT};
 use crate::ids::*;
 use crate::platform::disk;
-use crate::records::batch::BatchHeader;
-use crate::records::validate::BatchAt;
-use crate::records::{RecordError, ValidBatches};
+use crate::records::batch::{PATCHED_BYTES, TimestampType};
+use crate::records::{BatchAt, BatchHeader, RecordError, ValidBatches};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-/// Base offset, length and leader epoch: what the leader writes anew.
-const PREFIX_BYTES: usize = 16;
 /// Blocks are reserved ahead of the writes: as much again as the segment has, within these bounds. An idle partition
 /// so holds little, and a busy one rarely asks.
 const RESERVE_BYTES_MIN: u64 = 16 * 1024;
@@ -35,15 +31,18 @@ impl PartitionLog {
         assert!(self.epochs.latest().is_none_or(|(latest, _)| latest <= epoch), "a leader's epoch is the newest");
         self.check_limits(records, now_ms)?;
 
+        let stamped;
+        let records = if self.config.log_append_time {
+            stamped = records.with_append_time(now_ms)?;
+            &stamped
+        } else {
+            records
+        };
         let mut staged = Staged::default();
         let mut headers = Vec::with_capacity(records.batches.len());
         let mut next = self.log_end;
         for batch in &records.batches {
-            let mut header = BatchHeader { base_offset: next, leader_epoch: epoch, ..batch.header };
-            if self.config.log_append_time {
-                header.attributes |= LOG_APPEND_TIME_BIT;
-                header.max_timestamp_ms = now_ms;
-            }
+            let header = BatchHeader { base_offset: next, leader_epoch: epoch, ..batch.header };
             if let Some(original) = self.producers.stage(&mut staged, &header, now_ms)? {
                 return Ok(Appended {
                     base_offset: original.base_offset,
@@ -52,25 +51,18 @@ impl PartitionLog {
                     duplicate: true,
                 });
             }
-            next = header.next_offset();
+            next = header.end_offset();
             headers.push(header);
         }
         if next - self.log_end > i64::from(i32::MAX) {
             return Err(malformed(format!("{} records in one append", next - self.log_end)).into());
         }
 
-        let stamped;
-        let bytes: &[u8] = if self.config.log_append_time {
-            stamped = with_append_time(records, now_ms);
-            &stamped
-        } else {
-            &records.bytes
-        };
-        let prefixes: Vec<[u8; PREFIX_BYTES]> = headers.iter().map(prefix).collect();
+        let prefixes: Vec<[u8; PATCHED_BYTES]> = headers.iter().map(|h| h.patched(h.base_offset, epoch)).collect();
         let mut slices = Vec::with_capacity(2 * headers.len());
         for (batch, prefix) in records.batches.iter().zip(&prefixes) {
             slices.push(IoSlice::new(prefix));
-            slices.push(IoSlice::new(&bytes[batch.position + PREFIX_BYTES..batch.position + batch.size]));
+            slices.push(IoSlice::new(&batch.of(&records.bytes)[PATCHED_BYTES..]));
         }
         self.write(&mut slices, &headers, now_ms)?;
         self.producers.commit(staged);
@@ -97,7 +89,7 @@ impl PartitionLog {
                 );
             }
             epoch = header.leader_epoch;
-            next = header.next_offset();
+            next = header.end_offset();
         }
         let headers: Vec<BatchHeader> = records.batches.iter().map(|b| b.header).collect();
         let bytes = &records.bytes[first.position..last.position + last.size];
@@ -123,10 +115,10 @@ impl PartitionLog {
             if *size > config.max_message_bytes as usize {
                 return Err(AppendError::TooLarge { size: *size, limit: config.max_message_bytes });
             }
-            if config.log_append_time || header.is_control_batch() {
+            if config.log_append_time || header.is_control() {
                 continue;
             }
-            if header.has_log_append_time() {
+            if header.timestamp_type() == TimestampType::LogAppendTime {
                 return Err(malformed("a client may not set the timestamp type LogAppendTime".to_string()).into());
             }
             for timestamp_ms in [header.base_timestamp_ms, header.max_timestamp_ms] {
@@ -144,9 +136,9 @@ impl PartitionLog {
     /// Writes batches at the end of the active segment, rolling it first if need be, and takes them into the indexes
     /// and epochs. After an error the log is as it was.
     fn write(&mut self, slices: &mut [IoSlice<'_>], headers: &[BatchHeader], now_ms: i64) -> Result<(), AppendError> {
-        let length: u64 = headers.iter().map(HeaderFacts::whole_bytes).sum();
+        let length: u64 = headers.iter().map(|h| h.size() as u64).sum();
         assert_eq!(length, slices.iter().map(|s| s.len() as u64).sum::<u64>(), "the batches are their bytes");
-        let last = headers.last().map_or(self.log_end, HeaderFacts::last_offset);
+        let last = headers.last().map_or(self.log_end, BatchHeader::last_offset);
         self.try_write(slices, length, last, now_ms).map_err(|error| {
             self.fail(&error);
             if disk::is_full(&error) { AppendError::DiskFull } else { AppendError::Disk(error) }
@@ -162,7 +154,7 @@ impl PartitionLog {
                 return Err(AppendError::Disk(error));
             }
             self.epochs.assign(header.leader_epoch, header.base_offset);
-            position += header.whole_bytes();
+            position += header.size() as u64;
         }
         segment.publish_size(position);
         self.bytes += length;
@@ -291,26 +283,4 @@ fn ends(records: &ValidBatches) -> Result<(&BatchAt, &BatchAt), RecordError> {
 
 fn malformed(reason: String) -> RecordError {
     RecordError::Malformed(reason)
-}
-
-fn prefix(header: &BatchHeader) -> [u8; PREFIX_BYTES] {
-    let mut bytes = [0; PREFIX_BYTES];
-    bytes[..8].copy_from_slice(&header.base_offset.0.to_be_bytes());
-    bytes[8..12].copy_from_slice(&header.batch_length.to_be_bytes());
-    bytes[12..].copy_from_slice(&header.leader_epoch.0.to_be_bytes());
-    bytes
-}
-
-/// A copy of the batches that says when they were appended: the timestamp type, the largest timestamp, and a new CRC.
-fn with_append_time(records: &ValidBatches, now_ms: i64) -> Vec<u8> {
-    let mut bytes = records.bytes.to_vec();
-    for batch in &records.batches {
-        let batch_bytes = &mut bytes[batch.position..batch.position + batch.size];
-        let attributes = batch.header.attributes | LOG_APPEND_TIME_BIT;
-        batch_bytes[21..23].copy_from_slice(&attributes.to_be_bytes());
-        batch_bytes[35..43].copy_from_slice(&now_ms.to_be_bytes());
-        let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &batch_bytes[21..]) as u32;
-        batch_bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-    }
-    bytes
 }

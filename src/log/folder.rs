@@ -21,6 +21,9 @@ pub const OPEN_FILES_MAX: usize = 4096;
 /// Of a topic's name so much stands in the folder's: the whole must stay below 255 bytes, renamed aside too.
 const TOPIC_NAME_CHARS: usize = 180;
 const HIGH_WATERMARK_FILE: &str = "high-watermarks";
+const LOSS_MARKER: &str = ".lossy";
+/// Files that are not logs: sockets, the metadata store, temporary files.
+const OTHER_FILES_MIN: u64 = 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
@@ -50,6 +53,7 @@ pub struct LogFolder {
 struct Inner {
     path: PathBuf,
     clean: bool,
+    lossy: bool,
     context: Arc<Context>,
     /// Names of the partition folders there are.
     names: Mutex<BTreeMap<TopicPartition, String>>,
@@ -75,7 +79,12 @@ impl LogFolder {
     /// Opens `path`/partitions, creating it if need be. `clean` tells that the last stop was clean: then logs open
     /// without recovery. Fails if another process has it open.
     pub fn open(path: &Path, clean: bool) -> Result<LogFolder, FolderError> {
-        Self::open_with(path, clean, OPEN_FILES_MAX)
+        let limit = disk::raise_open_files_limit().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the limit on open files cannot be raised");
+            OTHER_FILES_MIN
+        });
+        let for_logs = limit.saturating_sub(OTHER_FILES_MIN).max(limit / 4);
+        Self::open_with(path, clean, usize::try_from(for_logs).unwrap_or(usize::MAX).min(OPEN_FILES_MAX))
     }
 
     /// As [`LogFolder::open`] with a bound on open files of one's own.
@@ -91,7 +100,9 @@ impl LogFolder {
             files: OpenFiles::new(open_files_max),
             remover: Remover::start().map_err(failed)?,
             offline: AtomicBool::new(false),
+            loss_marker: path.join(LOSS_MARKER),
         };
+        let lossy = disk::exists(&context.loss_marker);
         let mut names = BTreeMap::new();
         for entry in disk::list(&path).map_err(failed)? {
             match parse_name(&entry.name) {
@@ -102,7 +113,8 @@ impl LogFolder {
             }
         }
         let (names, open) = (Mutex::new(names), Arc::default());
-        Ok(LogFolder { inner: Arc::new(Inner { path, clean, context: Arc::new(context), names, open, _lock: lock }) })
+        let (clean, context) = (clean && !lossy, Arc::new(context));
+        Ok(LogFolder { inner: Arc::new(Inner { path, clean, lossy, context, names, open, _lock: lock }) })
     }
 
     /// The partition folders on disk.
@@ -157,6 +169,20 @@ impl LogFolder {
     /// A disk error has taken the whole folder offline (REPLICATION rule 19).
     pub fn is_offline(&self) -> bool {
         self.inner.context.offline.load(Ordering::Relaxed)
+    }
+
+    /// An earlier run had a disk error: what it took for durable may be lost, and the registration must say so
+    /// (REPLICATION rules 9 and 19). Every log is recovered then.
+    pub fn is_lossy(&self) -> bool {
+        self.inner.lossy
+    }
+
+    /// The controller has been told of the loss: the next start need not tell it again.
+    pub fn forget_loss(&self) -> Result<(), FolderError> {
+        let path = &self.inner.context.loss_marker;
+        disk::remove_file(path)
+            .and_then(|()| disk::sync_dir(&self.inner.path))
+            .map_err(|source| FolderError::Io { path: path.clone(), source })
     }
 
     /// The high-watermark checkpoint: what this node knew before it stopped. One that is damaged counts as none, with

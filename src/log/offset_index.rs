@@ -71,7 +71,7 @@ mod tests {
     use std::path::Path;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
         #[test]
         fn lookup_agrees_with_a_linear_search(
             steps in proptest::collection::vec((1u32..50, 1u32..2000), 0..1500),

@@ -94,6 +94,8 @@ pub(super) struct Context {
     pub remover: Remover,
     /// Set by the first disk error of any log: the whole folder is lost to writes (REPLICATION rule 19).
     pub offline: AtomicBool,
+    /// Made when the folder goes offline, so that the next start knows.
+    pub loss_marker: PathBuf,
 }
 
 /// The active segment as its writer sees it.
@@ -410,9 +412,9 @@ impl PartitionLog {
         self.published.publish_view(View { segments: self.segments.clone(), log_start: self.log_start });
     }
 
-    /// A disk error that is not ENOSPC is final; ENOSPC passes.
+    /// A disk error is final, unless it passes: a full disk, too many open files.
     pub(super) fn fail(&mut self, error: &io::Error) {
-        if !disk::is_full(error) {
+        if !disk::is_passing(error) {
             self.go_offline(error);
         }
     }
@@ -425,7 +427,11 @@ impl PartitionLog {
             );
         }
         self.offline = true;
-        self.context.offline.store(true, Ordering::Relaxed);
+        if !self.context.offline.swap(true, Ordering::Relaxed)
+            && let Err(error) = disk::write_atomic(&self.context.loss_marker, b"a disk error may have lost writes\n")
+        {
+            tracing::error!(path = %self.context.loss_marker.display(), %error, "the loss could not be noted");
+        }
     }
 }
 

@@ -4,9 +4,8 @@
 //! start, and a truncation rebuilds it (REPLICATION rule 18).
 
 use super::partition_log::AppendError;
-use super::walk::HeaderFacts;
 use crate::ids::*;
-use crate::records::BatchHeader;
+use crate::records::batch::{BatchHeader, sequence_after};
 use std::collections::HashMap;
 
 /// Kafka's clients have at most five batches in flight; so many can be told to be duplicates.
@@ -62,16 +61,16 @@ impl Producer {
             self.count = 0;
         }
         self.seen_ms = now_ms;
-        if header.is_control_batch() {
+        if header.is_control() {
             self.open_transaction = None;
             return;
         }
-        if header.is_transactional_batch() && self.open_transaction.is_none() {
+        if header.is_transactional() && self.open_transaction.is_none() {
             self.open_transaction = Some(header.base_offset);
         }
         self.push(SentBatch {
             first_sequence: header.base_sequence,
-            last_sequence: sequence_after(header.base_sequence, header.last_offset_delta),
+            last_sequence: header.last_sequence(),
             base_offset: header.base_offset,
             last_offset: header.last_offset(),
         });
@@ -84,7 +83,7 @@ impl Producer {
             let (given, current) = (header.producer_epoch, self.epoch);
             return Err(AppendError::InvalidProducerEpoch { producer, given, current });
         }
-        if header.is_control_batch() {
+        if header.is_control() {
             return Ok(None);
         }
         let given = header.base_sequence;
@@ -97,7 +96,7 @@ impl Producer {
                 Err(AppendError::OutOfOrderSequence { producer, given, expected: 0 })
             };
         };
-        let last_sequence = sequence_after(given, header.last_offset_delta);
+        let last_sequence = header.last_sequence();
         if let Some(original) =
             self.batches().iter().find(|b| b.first_sequence == given && b.last_sequence == last_sequence)
         {
@@ -106,12 +105,6 @@ impl Producer {
         let expected = sequence_after(newest.last_sequence, 1);
         if given == expected { Ok(None) } else { Err(AppendError::OutOfOrderSequence { producer, given, expected }) }
     }
-}
-
-/// The sequence `count` after `sequence`: after the largest comes 0.
-pub(super) fn sequence_after(sequence: i32, count: i32) -> i32 {
-    let sum = i64::from(sequence) + i64::from(count);
-    i32::try_from(sum % (i64::from(i32::MAX) + 1)).unwrap_or(0)
 }
 
 /// Producers as they will be once the batches of one append are in the log.
@@ -132,7 +125,7 @@ impl Producers {
         header: &BatchHeader,
         now_ms: i64,
     ) -> Result<Option<SentBatch>, AppendError> {
-        if header.producer_id.0 < 0 {
+        if !header.has_producer() {
             return Ok(None);
         }
         let before = staged.0.iter().rev().find(|(id, _)| *id == header.producer_id).map(|(_, p)| p);
@@ -144,7 +137,7 @@ impl Producers {
                 *producer
             }
             // Accepting any sequence here, as Kafka does, would let a second batch in flight overtake a refused first.
-            None if header.base_sequence > 0 && !header.is_control_batch() => {
+            None if header.base_sequence > 0 && !header.is_control() => {
                 return Err(AppendError::UnknownProducer(header.producer_id));
             }
             None => Producer::new(header.producer_epoch, now_ms),
@@ -163,7 +156,7 @@ impl Producers {
 
     /// Takes in a batch that is in the log, without a check: a follower's, or one read back.
     pub fn take_in(&mut self, header: &BatchHeader, now_ms: i64) {
-        if header.producer_id.0 < 0 {
+        if !header.has_producer() {
             return;
         }
         if let Some(producer) = self.producers.get_mut(&header.producer_id) {
@@ -288,9 +281,6 @@ mod tests {
 
     #[test]
     fn sequences_wrap_to_zero() {
-        assert_eq!(sequence_after(i32::MAX, 1), 0);
-        assert_eq!(sequence_after(i32::MAX - 2, 5), 2);
-        assert_eq!(sequence_after(7, 0), 7);
         let mut story = Story::default();
         let near_end = BatchHeader {
             base_sequence: i32::MAX - 4,

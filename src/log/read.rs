@@ -3,9 +3,9 @@
 use super::partition_log::ReadError;
 use super::segment::Segment;
 use super::timestamps;
-use super::walk::{HeaderFacts, LOG_APPEND_TIME_BIT, Step, Walk};
+use super::walk::{Step, Walk};
 use crate::ids::*;
-use crate::records::batch::{BatchHeader, HEADER_BYTES};
+use crate::records::batch::{BatchHeader, HEADER_BYTES, TimestampType};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::io;
@@ -146,8 +146,8 @@ fn read_from(
     upper: Offset,
     at_least_one: bool,
 ) -> Result<Chunk, ReadError> {
-    let first_bytes = first.header.whole_bytes();
-    if first.header.next_offset() > upper || (!at_least_one && first_bytes > max_bytes as u64) {
+    let first_bytes = first.header.size() as u64;
+    if first.header.end_offset() > upper || (!at_least_one && first_bytes > max_bytes as u64) {
         return Ok(Chunk::default());
     }
     let there = segment.size().saturating_sub(first.position);
@@ -165,10 +165,10 @@ fn whole_batches(bytes: &[u8], upper: Offset) -> usize {
     let mut end = 0;
     while bytes.len() - end >= HEADER_BYTES {
         let Ok(header) = BatchHeader::parse(&bytes[end..end + HEADER_BYTES]) else { break };
-        if header.whole_bytes() > (bytes.len() - end) as u64 || header.next_offset() > upper {
+        if header.size() > bytes.len() - end || header.end_offset() > upper {
             break;
         }
-        end += header.whole_bytes() as usize;
+        end += header.size();
     }
     end
 }
@@ -185,7 +185,7 @@ fn find_time(view: &View, timestamp_ms: i64, upper: Offset) -> Result<Option<(Of
         let file = segment.log.get()?;
         let mut walk = Walk::near(&file, from, segment.size());
         while let Some(step) = walk.step()? {
-            if step.header.next_offset() > upper {
+            if step.header.end_offset() > upper {
                 return Ok(None);
             }
             if step.header.max_timestamp_ms < timestamp_ms {
@@ -216,7 +216,7 @@ fn find_newest(view: &View, upper: Offset) -> Result<Option<(Offset, i64)>, Read
         let file = segment.log.get()?;
         let mut walk = Walk::near(&file, start.position, segment.size());
         while let Some(step) = walk.step()? {
-            if step.header.next_offset() > upper {
+            if step.header.end_offset() > upper {
                 break;
             }
             if step.header.max_timestamp_ms > best.as_ref().map_or(-1, |(_, s)| s.header.max_timestamp_ms) {
@@ -237,14 +237,14 @@ fn first_in_batch(
     timestamp_ms: i64,
     from: Offset,
 ) -> Result<Option<(Offset, i64)>, ReadError> {
-    if step.header.attributes & LOG_APPEND_TIME_BIT != 0 {
+    if step.header.timestamp_type() == TimestampType::LogAppendTime {
         let offset = step.header.base_offset.max(from);
         return Ok((offset <= step.header.last_offset()).then_some((offset, step.header.max_timestamp_ms)));
     }
-    let length = step.header.whole_bytes() as usize;
+    let length = step.header.size();
     let bytes = segment.log.get()?.read_vec_at(length, step.position)?;
     if bytes.len() < length {
         return Err(ReadError::Disk(io::ErrorKind::UnexpectedEof.into()));
     }
-    timestamps::first_record(&step.header, &Bytes::from(bytes), timestamp_ms, from)
+    timestamps::first_record(&step.header, &bytes, timestamp_ms, from)
 }

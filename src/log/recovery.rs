@@ -12,7 +12,7 @@ use super::producers::Producers;
 use super::remover::DELETED_SUFFIX;
 use super::scan::scan;
 use super::segment::{Segment, file_name, parse_file_name};
-use super::walk::{HeaderFacts, Walk};
+use super::walk::Walk;
 use crate::ids::*;
 use crate::platform::disk::{self, File};
 use std::collections::BTreeSet;
@@ -255,7 +255,7 @@ fn ends_at(segment: &Segment, end: Offset) -> bool {
         return segment.base == end;
     }
     match segment.locate(Offset(end.0 - 1)) {
-        Ok(Some(step)) => step.end() == segment.size() && step.header.next_offset() == end,
+        Ok(Some(step)) => step.end() == segment.size() && step.header.end_offset() == end,
         _ => false,
     }
 }

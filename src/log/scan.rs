@@ -1,17 +1,15 @@
 //! Reading a segment whose end is not known: every batch's header, CRC and offsets, until the first that is not good.
 
-use super::walk::HeaderFacts;
 use crate::ids::*;
 use crate::platform::disk::File;
-use crate::records::batch::{BatchHeader, HEADER_BYTES};
-use crate::records::validate::check_crc;
+use crate::records::batch::{BatchHeader, HEADER_BYTES, compute_crc};
 use std::io;
 
 /// Read at once, and the most that one batch may hold in memory: a larger one is checked piece by piece, since its
 /// length is only a claim.
 const BLOCK_BYTES: usize = 1024 * 1024;
-/// Bytes of a batch before the part that the CRC covers.
-const CRC_COVERS_FROM: usize = 21;
+/// The CRC covers a batch from its attributes on.
+const CRC_COVERS_FROM: u64 = 21;
 
 /// What a scan found at its end.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,8 +38,8 @@ pub(super) fn scan(
         match check(&mut window, position, next, epoch)? {
             Ok(header) => {
                 good(&header, position)?;
-                position += header.whole_bytes();
-                next = header.next_offset();
+                position += header.size() as u64;
+                next = header.end_offset();
                 epoch = header.leader_epoch;
             }
             Err(reason) => break if window.only_zeros_from(position)? { None } else { Some(reason) },
@@ -61,21 +59,25 @@ fn check(
         Ok(header) => header,
         Err(error) => return Ok(Err(error.to_string())),
     };
-    let size = header.whole_bytes();
+    let size = header.size() as u64;
     if size > window.length - position {
         return Ok(Err(format!("a batch of {size} bytes reaches past the file's end")));
     }
-    if header.base_offset != next || header.last_offset_delta < 0 || header.last_offset().0 == i64::MAX {
+    if header.base_offset != next || header.last_offset_delta < 0 {
         return Ok(Err(format!("a batch at offset {} where {next} belongs", header.base_offset)));
     }
     if header.leader_epoch < epoch {
         return Ok(Err(format!("leader epoch {} after {epoch}", header.leader_epoch)));
     }
-    let good = match usize::try_from(size) {
-        Ok(size) if size <= BLOCK_BYTES => check_crc(window.get(position, size)?).is_ok(),
-        _ => window.crc(position + CRC_COVERS_FROM as u64, position + size)? == header.crc,
+    let crc = match usize::try_from(size) {
+        Ok(size) if size <= BLOCK_BYTES => compute_crc(window.get(position, size)?),
+        _ => window.crc(position + CRC_COVERS_FROM, position + size)?,
     };
-    Ok(if good { Ok(header) } else { Err(format!("the CRC of the batch at offset {next} does not match")) })
+    Ok(if crc == header.crc {
+        Ok(header)
+    } else {
+        Err(format!("the CRC of the batch at offset {next} does not match"))
+    })
 }
 
 /// A sliding view of the file.

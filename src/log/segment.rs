@@ -7,7 +7,7 @@ use super::files::{OpenFiles, Slot};
 use super::offset_index::OffsetIndex;
 use super::partition_log::ReadError;
 use super::time_index::{Moment, TimeIndex};
-use super::walk::{HeaderFacts, Step, Walk};
+use super::walk::{Step, Walk};
 use crate::ids::*;
 use crate::platform::disk;
 use crate::records::BatchHeader;
@@ -120,7 +120,7 @@ impl Segment {
             }
             *since_index = 0;
         }
-        *since_index += header.whole_bytes();
+        *since_index += header.size() as u64;
         Ok(())
     }
 

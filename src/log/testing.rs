@@ -3,9 +3,7 @@
 use super::folder::LogFolder;
 use super::partition_log::{LogConfig, PartitionLog};
 use crate::ids::*;
-use crate::records::ValidBatches;
-use crate::records::batch::BatchHeader;
-use crate::records::validate::BatchAt;
+use crate::records::{BatchAt, BatchHeader, ValidBatches};
 use bytes::Bytes;
 use uuid::Uuid;
 

@@ -87,7 +87,7 @@ mod tests {
     use std::path::Path;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
         #[test]
         fn rows_rise_and_are_found(times in proptest::collection::vec(0i64..3000, 0..1200), cut in 0u32..1200) {
             let folder = tempfile::tempdir().unwrap();

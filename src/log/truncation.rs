@@ -41,6 +41,7 @@ impl PartitionLog {
         // First readers and flushes: nothing of theirs may outlive the cut.
         self.bytes -= doomed.iter().map(|s| s.size()).sum::<u64>() + active.size() - position;
         self.log_end = end;
+        let start_falls = end < self.log_start;
         self.log_start = self.log_start.min(end);
         self.durable_end = self.durable_end.min(end);
         self.generation += 1;
@@ -52,9 +53,10 @@ impl PartitionLog {
         // Then what recovery would believe, before the bytes it speaks of are gone.
         self.epochs.truncate_end(end);
         let recovery_point = self.checkpoint.recovery_point();
-        if recovery_point > end {
-            let content =
-                Content { recovery_point: active.base.min(end), log_start: self.log_start, has_producers: false };
+        if recovery_point > end || start_falls {
+            // A log start left above the end would hide what is appended next.
+            let recovery_point = if recovery_point > end { active.base } else { recovery_point };
+            let content = Content { recovery_point, log_start: self.log_start, has_producers: false };
             self.checkpoint.replace(self.generation, content, &self.epochs)?;
         } else {
             self.checkpoint.shut_out_flushes(self.generation);

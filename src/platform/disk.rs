@@ -157,6 +157,24 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// An error that says nothing about the disk itself and may be gone next time: it is full, or this process has too
+/// many files open.
+pub fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let of_process = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
+    is_full(error) || error.raw_os_error().is_some_and(|code| of_process.contains(&code))
+}
+
+/// Raises this process's limit on open files as far as it may go itself; answers the limit.
+pub fn raise_open_files_limit() -> io::Result<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    }
+    Ok(maximum.unwrap_or(u64::MAX))
+}
+
 /// What [`list`] finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -357,7 +375,9 @@ mod tests {
         let file = File::open_or_create(&folder.path().join("f")).unwrap();
         let _armed = arm(folder.path(), Fault::broken(Operation::Sync));
         let error = file.sync_data().unwrap_err();
-        assert!(!is_full(&error));
+        assert!(!is_full(&error) && !is_passing(&error));
+        let too_many_files = io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        assert!(is_passing(&too_many_files) && !is_full(&too_many_files));
     }
 
     #[test]
@@ -373,6 +393,7 @@ mod tests {
     fn the_machine_answers() {
         assert_eq!(boot_id().unwrap().len(), 36);
         assert!(free_space(Path::new("/")).unwrap() > 0);
+        assert!(raise_open_files_limit().unwrap() > 0);
         assert!(read_file(Path::new("/no/such/file")).unwrap().is_none());
     }
 }

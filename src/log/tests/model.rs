@@ -32,6 +32,11 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// `LOG_MODEL_CASES=5000 cargo test --lib log::tests::model` looks longer.
+fn cases() -> u32 {
+    std::env::var("LOG_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
+}
+
 fn small() -> LogConfig {
     LogConfig { segment_bytes: 700, index_interval_bytes: 120, ..config() }
 }
@@ -140,7 +145,7 @@ fn live(events: Vec<Event>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
     #[test]
     fn a_log_is_its_batches(events in proptest::collection::vec(event(), 1..60)) {
         live(events);

@@ -39,9 +39,8 @@ fn small() -> LogConfig {
 /// Eight batches in several segments, three epochs, two producers. Answers the last segment's file.
 fn write(log: &mut PartitionLog) -> PathBuf {
     for i in 0..8 {
-        let batch = Batch::at(0).records(1 + i % 3).producer(i64::from(i % 2), 0, i / 2 * 10).value(vec![i as u8; 60]);
-        // Sequences of a producer: 0, 10, 20 … do not follow; so each batch has an epoch of its own.
-        let batch = batch.producer(i64::from(i % 2), i as i16, 0);
+        // Each batch in an epoch of its producer's, so that it may begin at 0.
+        let batch = Batch::at(0).records(1 + i % 3).producer(i64::from(i % 2), i as i16, 0).value(vec![i as u8; 60]);
         log.append_as_leader(&valid(batch.bytes()), LeaderEpoch(i / 3), 0).unwrap();
     }
     log.active().log.path()
@@ -65,7 +64,6 @@ fn cut_at_every_byte_of_the_last_two_batches() {
     let active = write(&mut log);
     let path = log.folder().to_path_buf();
     assert!(log.segments.len() > 1 && log.active().size() > 0);
-    let intact = disk::read_file(&active).unwrap().unwrap();
     let last: Vec<_> = batches_in(&disk::read_file(&active).unwrap().unwrap()[..log.active().size() as usize]);
     assert!(last.len() >= 2, "two batches in the active segment");
     drop(log);
@@ -74,22 +72,19 @@ fn cut_at_every_byte_of_the_last_two_batches() {
     // What a log looks like that only ever got so many batches.
     let other = tempfile::tempdir().unwrap();
     for cut in last[last.len() - 2].position..=last[last.len() - 1].position + last[last.len() - 1].size {
-        for zeros in [0, 1, 4096] {
-            // A batch may itself end in zeros: what the file holds decides.
-            let same = |at: usize| at < cut || (at < cut + zeros && intact[at] == 0);
-            let whole = last.iter().filter(|b| (b.position..b.position + b.size).all(same)).count();
+        for zeros in [0, 1 + cut % 2 * 4095] {
+            // A batch ends with a zero: an uncompressed record without headers. One added gives back one cut off.
+            let whole = last.iter().filter(|b| b.position + b.size <= cut + zeros.min(1)).count();
             image.lay_out(&path);
             let file = File::open(&active).unwrap();
             file.set_len(cut as u64).unwrap();
             file.set_len((cut + zeros) as u64).unwrap();
             let log = open(&folder, small());
-            let expected_end = last[..whole].last().map_or(last[0].header.base_offset, |b| {
-                b.header.base_offset + i64::from(b.header.last_offset_delta) + 1
-            });
+            let expected_end = last[..whole].last().map_or(last[0].header.base_offset, |b| b.header.end_offset());
             assert_eq!(log.log_end(), expected_end, "cut at {cut}, {zeros} zeros");
             assert_eq!(log.durable_end(), expected_end);
             assert_eq!(disk::len(&active).unwrap(), log.active().size(), "what is bad is cut off");
-            if zeros == 1 && cut % 16 == 0 {
+            if zeros > 0 && cut % 16 == 0 {
                 let expected_folder = LogFolder::open(other.path(), false).unwrap();
                 let mut expected = open(&expected_folder, small());
                 if expected.log_end() == Offset(0) {
@@ -180,7 +175,7 @@ fn read_all(log: &PartitionLog) -> Vec<u8> {
     while from < log.log_end() {
         let chunk = log.reader().read(from, 1 << 20, ALL, true).unwrap();
         let last = batches_in(&chunk.bytes).last().unwrap().header;
-        from = last.base_offset + i64::from(last.last_offset_delta) + 1;
+        from = last.end_offset();
         all.extend_from_slice(&chunk.bytes);
     }
     all

@@ -141,6 +141,23 @@ fn the_log_start_moves_and_is_remembered() {
 }
 
 #[test]
+fn a_log_start_that_falls_with_a_truncation_is_remembered() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let mut log = open(&folder, config());
+    append(&mut log, Batch::at(0), 0);
+    append(&mut log, Batch::at(0).records(3), 0);
+    log.advance_log_start(Offset(2)).unwrap();
+    // Inside the batch of offsets 1 to 3: all of it goes, and the log start with it.
+    log.truncate_to(Offset(3)).unwrap();
+    append(&mut log, Batch::at(0), 1);
+    assert_eq!((log.log_start(), log.log_end()), (Offset(1), Offset(2)));
+    drop(log);
+    let log = open(&folder, config());
+    assert_eq!((log.log_start(), log.log_end()), (Offset(1), Offset(2)));
+}
+
+#[test]
 fn retention_drops_whole_segments_below_the_high_watermark() {
     let data = tempfile::tempdir().unwrap();
     let folder = LogFolder::open(data.path(), false).unwrap();

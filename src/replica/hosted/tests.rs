@@ -67,7 +67,8 @@ fn registration() -> BrokerRegistration {
 }
 
 fn hosted(folder: &Path, quorum: &Quorum) -> Hosted {
-    let listener = crate::config::broker::ListenerConfig { name: "x".into(), bind: "x:1".into(), advertised: "x:1".into() };
+    let listener =
+        crate::config::broker::ListenerConfig { name: "x".into(), bind: "x:1".into(), advertised: "x:1".into() };
     let node = NodeConfig {
         node_id: BrokerId(1),
         data_dir: folder.into(),
