@@ -13,9 +13,6 @@ use support::{Cluster, have, python, shell, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
 
-struct Quiet;
-impl ClientContext for Quiet {}
-
 fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("not JSON ({error}): {text}"))
 }

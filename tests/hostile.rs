@@ -3,13 +3,7 @@
 mod support;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest,
-    GroupId, HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest,
-    LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
-    OffsetForLeaderEpochRequest, ProduceRequest, RequestHeader, SyncGroupRequest, TopicName,
-};
+use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Encodable, StrBytes};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -58,7 +52,6 @@ fn corpus() -> Vec<Vec<u8>> {
     let records: Bytes = batch.freeze();
     let mut all = Vec::new();
     for version in 0..=18 {
-        use kafka_protocol::messages::*;
         let mut add = |frame: Option<Vec<u8>>| all.extend(frame);
         let produce = produce_request::PartitionProduceData::default().with_records(Some(records.clone()));
         let mut topic = produce_request::TopicProduceData::default().with_partition_data(vec![produce]);

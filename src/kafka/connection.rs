@@ -11,6 +11,7 @@
 use super::budget::{Budget, Lease};
 use super::context::RequestContext;
 use super::dispatch::{self, Outcome, Started};
+use super::handlers::offset_requests::OffsetRequestError;
 use super::reply::Outbox;
 use super::versions;
 use crate::wire::codec::{self, CodecError, Header};
@@ -49,6 +50,8 @@ pub enum Closed {
     Frame(#[from] FrameError),
     #[error(transparent)]
     Codec(#[from] CodecError),
+    #[error(transparent)]
+    OffsetRequest(#[from] OffsetRequestError),
     #[error("writing: {0}")]
     Write(#[source] io::Error),
     #[error("the peer took none of its replies for {0:?}")]
@@ -89,7 +92,13 @@ where
     W: AsyncWrite + Unpin,
 {
     let reader = CountedReader::new(reader, context.services.state.request_bytes.clone());
-    let start: Starter = Box::new(move |header, body| dispatch::start(&context, header, body));
+    // What is begun after a "not yet" is the same request again: it is held back, and no frame is read meanwhile.
+    let mut again = false;
+    let start: Starter = Box::new(move |header, body| {
+        let started = dispatch::start(&context, header, body, again);
+        again = matches!(started, Ok(Started::NotYet(_)));
+        started
+    });
     serve(FrameReader::new(reader, limits), writer, start, stop).await
 }
 
@@ -230,7 +239,13 @@ impl<R: AsyncRead + Unpin> Connection<R> {
     }
 
     fn begin(&mut self, header: Header, body: Bytes, lease: Lease) {
-        match (self.start)(&header, body) {
+        match (self.start)(&header, body.clone()) {
+            Ok(Started::NotYet(wait)) => {
+                self.serial += 1;
+                let work = Work::Later(Box::pin(wait.map(|()| Outcome::Silence)));
+                self.in_flight.push_back(InFlight { is_serial: true, work, _held: None });
+                self.held_back = Some((header, body, lease));
+            }
             // The usual end of a produce that waits for nobody: no future is made.
             Ok(Started::Ready(outcome)) if self.in_flight.is_empty() => {
                 settle(outcome, &mut self.outbox, &mut self.ending);
@@ -243,6 +258,7 @@ impl<R: AsyncRead + Unpin> Connection<R> {
                 let work = match started {
                     Started::Ready(outcome) => Work::Ready(Some(outcome)),
                     Started::Later(future) => Work::Later(future),
+                    Started::NotYet(_) => unreachable!("handled above"),
                 };
                 self.in_flight.push_back(InFlight { is_serial, work, _held: held });
             }

@@ -23,6 +23,8 @@ pub enum Outcome {
 pub enum Started {
     Ready(Outcome),
     Later(BoxFuture<'static, Outcome>),
+    /// Nothing was done yet: begin it again once this resolves, before any request after it.
+    NotYet(BoxFuture<'static, ()>),
 }
 
 /// Encodes an answer; one that does not encode is a bug here and closes the connection.
@@ -36,8 +38,9 @@ macro_rules! reply {
 }
 pub(super) use reply;
 
-/// Starts one request. A produce has appended when this returns; everything else runs in the future.
-pub fn start(context: &RequestContext, header: &Header, body: Bytes) -> Result<Started, Closed> {
+/// Starts one request. A produce has appended when this returns; everything else runs in the future. `again`: this
+/// request was answered with [`Started::NotYet`] before, and is not once more.
+pub fn start(context: &RequestContext, header: &Header, body: Bytes, again: bool) -> Result<Started, Closed> {
     let (key, version) = (header.api_key, header.version);
     let api = versions::find(key, context.is_replica_listener).ok_or(Closed::UnknownApi(key))?;
     if !api.serves(version) {
@@ -49,8 +52,13 @@ pub fn start(context: &RequestContext, header: &Header, body: Bytes) -> Result<S
     let header = Header { client_id: None, ..*header };
 
     macro_rules! later {
-        ($request:ty, $handler:path) => {{
-            let request = codec::decode_request::<$request>(key, version, body)?;
+        ($request:ty, $handler:path) => {
+            later_decoded!(codec::decode_request::<$request>(key, version, body)?, $handler)
+        };
+    }
+    macro_rules! later_decoded {
+        ($request:expr, $handler:path) => {{
+            let request = $request;
             Started::Later(Box::pin(async move {
                 let response = $handler(&context, request).await;
                 reply!(header, &response)
@@ -59,7 +67,13 @@ pub fn start(context: &RequestContext, header: &Header, body: Bytes) -> Result<S
     }
 
     Ok(match key {
-        PRODUCE => produce::start(&context, &header, codec::decode_request::<ProduceRequest>(key, version, body)?),
+        PRODUCE => {
+            let request = codec::decode_request::<ProduceRequest>(key, version, body)?;
+            match produce::expected_soon(&context, &request) {
+                Some(wait) if !again => Started::NotYet(wait),
+                _ => produce::start(&context, &header, request),
+            }
+        }
         FETCH => {
             let request = codec::decode_request::<FetchRequest>(key, version, body)?;
             Started::Later(Box::pin(async move {
@@ -72,7 +86,13 @@ pub fn start(context: &RequestContext, header: &Header, body: Bytes) -> Result<S
         }
         LIST_OFFSETS => later!(ListOffsetsRequest, list_offsets::handle),
         METADATA => later!(MetadataRequest, metadata::handle),
+        OFFSET_COMMIT if version == offset_requests::BY_ID => {
+            later_decoded!(offset_requests::decode_commit_v10(&body)?, offsets::commit)
+        }
         OFFSET_COMMIT => later!(OffsetCommitRequest, offsets::commit),
+        OFFSET_FETCH if version == offset_requests::BY_ID => {
+            later_decoded!(offset_requests::decode_fetch_v10(&body)?, offsets::fetch)
+        }
         OFFSET_FETCH => later!(OffsetFetchRequest, offsets::fetch),
         FIND_COORDINATOR => later!(FindCoordinatorRequest, find_coordinator::handle),
         JOIN_GROUP => later!(JoinGroupRequest, classic_group::join),

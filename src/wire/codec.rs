@@ -23,8 +23,6 @@ pub enum CodecError {
     Guard(#[from] GuardError),
     #[error("API {key} v{version} does not decode: {reason}")]
     Decode { key: i16, version: i16, reason: String },
-    #[error("API {key} v{version}: {bytes} bytes are left over after decoding")]
-    LeftOver { key: i16, version: i16, bytes: usize },
     #[error("API {key} v{version} does not encode: {reason}")]
     Encode { key: i16, version: i16, reason: String },
     #[error("API key {0} is unknown")]
@@ -162,15 +160,7 @@ fn encode_body<R: Encodable>(mut frame: BytesMut, key: i16, version: i16, body: 
 }
 
 fn decode_whole<T: Decodable>(key: i16, version: i16, mut body: Bytes) -> Result<T, CodecError> {
-    let decoded = T::decode(&mut body, version).map_err(|error| CodecError::Decode {
-        key,
-        version,
-        reason: error.to_string(),
-    })?;
-    match body.len() {
-        0 => Ok(decoded),
-        bytes => Err(CodecError::LeftOver { key, version, bytes }),
-    }
+    T::decode(&mut body, version).map_err(|error| CodecError::Decode { key, version, reason: error.to_string() })
 }
 
 fn skip_tagged_fields(frame: &mut Bytes) -> Result<(), CodecError> {

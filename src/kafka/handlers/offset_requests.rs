@@ -7,6 +7,9 @@ use kafka_protocol::messages::{GroupId, OffsetCommitRequest, OffsetFetchRequest}
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
+/// The version that this file decodes.
+pub const BY_ID: i16 = 10;
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OffsetRequestError {
     #[error("the request ends in the middle of a field")]

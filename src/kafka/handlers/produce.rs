@@ -14,6 +14,7 @@ use crate::metadata::image::Image;
 use crate::metadata::image::topics::Topic;
 use crate::replica::partition::{AppendOutcome, HighWatermarkWait, LeaderHint, PartitionError};
 use crate::wire::codec::{self, Header};
+use futures::future::BoxFuture;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::produce_response::{
     LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
@@ -28,6 +29,10 @@ const BY_ID: i16 = 13;
 const WITH_LEADER: i16 = 10;
 const WITH_MESSAGE: i16 = 8;
 const WITH_LOG_START: i16 = 5;
+
+/// How long a produce that wants no answer waits for a partition to be opened here.
+const EXPECTED_WAIT: Duration = Duration::from_millis(500);
+const EXPECTED_TICK: Duration = Duration::from_millis(5);
 
 /// Why one partition's batches are not stored, or not known to be.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +78,34 @@ struct Row {
 
 struct Rows {
     topics: Vec<(TopicProduceData, Vec<Row>)>,
+}
+
+/// A producer that wants no answers cannot be told to retry, and it may have learned of a new topic from another broker
+/// a moment before this one did: such a request waits for its partitions for a short while.
+pub fn expected_soon(context: &RequestContext, request: &ProduceRequest) -> Option<BoxFuture<'static, ()>> {
+    if request.acks != 0 {
+        return None;
+    }
+    let services = context.services.clone();
+    let version = context.version;
+    let wanted: Vec<TopicProduceData> = request.topic_data.clone();
+    let all_here = move || {
+        let image = services.quorum.image();
+        wanted.iter().all(|topic| {
+            let id = find(&image, version, topic).map(|known| known.id);
+            let hosted = |index| id.is_some_and(|id| services.hosted.get(TopicPartition::new(id, index)).is_some());
+            topic.partition_data.iter().all(|data| hosted(data.index))
+        })
+    };
+    if all_here() {
+        return None;
+    }
+    let wait = async move {
+        while !all_here() {
+            tokio::time::sleep(EXPECTED_TICK).await;
+        }
+    };
+    Some(Box::pin(async move { tokio::time::timeout(EXPECTED_WAIT, wait).await.unwrap_or_default() }))
 }
 
 pub fn start(context: &RequestContext, header: &Header, request: ProduceRequest) -> Started {

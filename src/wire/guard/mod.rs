@@ -4,7 +4,7 @@
 //! So nothing is decoded before this walk has read it to its last byte.
 //!
 //! ```text
-//! body ─▶ walk(table of the API, version) ─▶ Ok: every length fits, elements bounded, nothing left over
+//! body ─▶ walk(table of the API, version) ─▶ Ok: every length fits, elements bounded
 //!                                          └▶ Err(GuardError): nothing was allocated
 //! ```
 

@@ -27,8 +27,6 @@ pub enum GuardError {
     BadTag { api: &'static str, version: i16, tag: u32 },
     #[error("{api} v{version}: more than {max} elements")]
     TooManyElements { api: &'static str, version: i16, max: usize },
-    #[error("{api} v{version}: {bytes} bytes are left over at the end")]
-    LeftOver { api: &'static str, version: i16, bytes: usize },
 }
 
 /// The request table of `key`.
@@ -41,12 +39,12 @@ pub fn response_api(key: i16) -> Option<&'static Api> {
     RESPONSES.iter().find(|api| api.key == key)
 }
 
-/// Is `body` (what follows the request header) safe to decode, to its last byte?
+/// Is `body` (what follows the request header) safe to decode?
 pub fn check_request(key: i16, version: i16, body: &[u8]) -> Result<(), GuardError> {
     check(request_api(key).ok_or(GuardError::UnknownKey(key))?, version, body, REQUEST_ELEMENTS_MAX)
 }
 
-/// Is `body` (what follows the response header) safe to decode, to its last byte?
+/// Is `body` (what follows the response header) safe to decode?
 pub fn check_response(key: i16, version: i16, body: &[u8]) -> Result<(), GuardError> {
     check(response_api(key).ok_or(GuardError::UnknownKey(key))?, version, body, RESPONSE_ELEMENTS_MAX)
 }
@@ -63,11 +61,9 @@ fn check(api: &'static Api, version: i16, body: &[u8], elements_max: usize) -> R
         elements_max,
         elements_left: elements_max,
     };
-    walk.fields(api.fields)?;
-    match walk.rest.len() {
-        0 => Ok(()),
-        bytes => Err(GuardError::LeftOver { api: api.name, version, bytes }),
-    }
+    // What follows the last field is ignored, as Kafka does: librdkafka leaves three bytes behind a request for the
+    // metadata of all topics.
+    walk.fields(api.fields)
 }
 
 /// Invariant: `rest` is the part of the body that is not walked yet. Recursion is as deep as the table, no deeper.
