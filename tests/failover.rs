@@ -31,12 +31,15 @@ fn wait_in_sync(cluster: &Cluster, topic: &str) {
     });
 }
 
+fn status(cluster: &Cluster, node: u16) -> Option<serde_json::Value> {
+    serde_json::from_str(&cluster.cli(node, &["cluster", "status", "-o", "json"]).stdout()).ok()
+}
+
 fn controller(cluster: &Cluster) -> u16 {
     wait_for("a controller", SOON, || {
         (1..=3).find_map(|node| {
-            let answer = cluster.cli(node, &["cluster", "status", "-o", "json"]);
-            let status: serde_json::Value = serde_json::from_str(&answer.stdout()).ok()?;
-            u16::try_from(status.get("controller_id")?.as_i64()?).ok().filter(|id| *id > 0)
+            let id = status(cluster, node)?.get("controller_id")?.as_i64()?;
+            u16::try_from(id).ok().filter(|id| *id > 0)
         })
     })
 }
@@ -131,6 +134,12 @@ fn a_wiped_node_is_refilled_and_nothing_is_lost() {
     cluster.start_node(3);
     wait_in_sync(&cluster, "t");
     load.wait_acked(200, SOON);
+    wait_for("the wiped node's new identity votes in place of the old one", SOON, || {
+        let status = status(&cluster, 1)?;
+        let directory = status["nodes"].as_array()?.iter().find(|node| node["id"] == 3)?["directory_id"].clone();
+        let voters: Vec<_> = status["quorum"].as_array()?.iter().filter(|m| m["voter"] == true).collect();
+        (voters.len() == 3 && voters.iter().any(|m| m["directory_id"] == directory)).then_some(())
+    });
     // What node 3 was refilled with must stand alone: another replica goes.
     cluster.kill(1);
     load.wait_acked(500, SOON);
