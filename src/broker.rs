@@ -30,6 +30,11 @@ pub enum BrokerError {
     FolderInUse { path: PathBuf },
     #[error("{path}: {source}; check that the folder exists, is writable, and its disk is healthy")]
     Folder { path: PathBuf, source: io::Error },
+    #[error(
+        "the disk of {path} failed (see above): this node stops, so that replicas elsewhere take over. Replace the disk \
+         and start the node again; what it held is then fetched from its peers"
+    )]
+    DiskFailed { path: PathBuf },
     #[error("{path} belongs to node {theirs}, this is node {mine}: correct `node_id` or `data_dir`")]
     OtherNode { path: PathBuf, theirs: BrokerId, mine: BrokerId },
     #[error("{path} cannot be read: {reason}; if the folder is lost, move it aside and the node joins again empty")]

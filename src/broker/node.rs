@@ -37,6 +37,9 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// A failed disk ends the process: fenced at once, its leaders move to replicas whose disks work.
+const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Runs one node until `stop` resolves (SIGTERM, say), then stops it cleanly. An error means that it did not start, or
 /// that it must not go on; the process should then end.
 pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), BrokerError> {
@@ -94,6 +97,7 @@ struct Running {
     fatal: watch::Sender<Option<String>>,
     cluster: Option<InCluster>,
     hosted: Option<Hosted>,
+    logs_folder: Option<LogFolder>,
     flusher: Option<Flusher>,
     hosted_task: Option<JoinHandle<()>>,
     ports: Vec<JoinHandle<()>>,
@@ -121,6 +125,7 @@ impl Running {
             fatal: watch::Sender::new(None),
             cluster: None,
             hosted: None,
+            logs_folder: None,
             flusher: None,
             hosted_task: None,
             ports: Vec::new(),
@@ -129,7 +134,7 @@ impl Running {
 
     async fn start(&mut self) -> Result<(), BrokerError> {
         // Known before anything is written: a wrong address or a port in use should not cost a registration.
-        let registration = registration::registration(&self.config, &self.folder)?;
+        let mut registration = registration::registration(&self.config, &self.folder)?;
         self.probe_ports().await?;
 
         self.health.starting("opening the metadata log");
@@ -148,7 +153,8 @@ impl Running {
         self.form(&node).await?;
 
         self.health.starting("opening the logs");
-        let hosted = self.open_logs(&node.quorum, channel.clone()).await?;
+        let (hosted, logs_folder) = self.open_logs(&node.quorum, channel.clone()).await?;
+        registration.data_lost = logs_folder.is_lossy();
         let parts = AdminParts {
             quorum: node.quorum.clone(),
             hosted: hosted.clone(),
@@ -165,6 +171,9 @@ impl Running {
 
         self.health.starting("registering with the controller");
         let epoch = self.register(&node, registration).await;
+        if logs_folder.is_lossy() {
+            logs_folder.forget_loss()?;
+        }
         hosted.set_broker_epoch(epoch);
         // It follows the leadership of its partitions, so it listens before any is taken up.
         let groups = Coordinator::start(CoordinatorParts {
@@ -203,8 +212,14 @@ impl Running {
         let quorum = &self.cluster.as_ref().expect("started nodes are in a cluster").node.quorum;
         let mut updates = quorum.subscribe();
         loop {
-            if matches!(updates.recv().await, Err(RecvError::Closed)) {
-                return Err(BrokerError::QuorumFailed("it publishes no more".to_string()));
+            match tokio::time::timeout(DISK_CHECK_INTERVAL, updates.recv()).await {
+                Ok(Err(RecvError::Closed)) => {
+                    return Err(BrokerError::QuorumFailed("it publishes no more".to_string()));
+                }
+                Ok(_) | Err(_) => {}
+            }
+            if self.logs_folder.as_ref().is_some_and(LogFolder::is_offline) {
+                return Err(BrokerError::DiskFailed { path: self.folder.path().to_path_buf() });
             }
             if !self.config.is_broker || is_unfenced(&quorum.image(), self.config.node_id, *self.epoch.borrow()) {
                 self.health.ready();
@@ -268,7 +283,7 @@ impl Running {
         &mut self,
         quorum: &Quorum,
         controller: Arc<dyn ControllerChannel>,
-    ) -> Result<Hosted, BrokerError> {
+    ) -> Result<(Hosted, LogFolder), BrokerError> {
         self.folder.begin_use()?;
         let (path, clean) = (self.folder.path().to_path_buf(), self.folder.was_clean());
         let opened = tokio::task::spawn_blocking(move || LogFolder::open(&path, clean)).await;
@@ -279,14 +294,15 @@ impl Running {
         let hosted = Hosted::new(HostedParts {
             broker: self.config.node_id,
             quorum: quorum.clone(),
-            folder,
+            folder: folder.clone(),
             flusher,
             controller,
             config: replica_config(&self.config),
             node: self.config.clone(),
         });
         self.hosted = Some(hosted.clone());
-        Ok(hosted)
+        self.logs_folder = Some(folder.clone());
+        Ok((hosted, folder))
     }
 
     /// Starts the session; resolves with the epoch once this node's own image has the registration.
@@ -382,7 +398,8 @@ impl Running {
         if let Some(task) = self.hosted_task {
             let _ = task.await;
         }
-        let mut closed = self.hosted.is_none();
+        // A log that was never opened keeps what the last run left: no marker then.
+        let mut closed = false;
         if let Some(hosted) = self.hosted {
             let flusher = self.flusher;
             let closing = tokio::task::spawn_blocking(move || {

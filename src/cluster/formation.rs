@@ -138,7 +138,8 @@ pub async fn form(node: &Node, config: &NodeConfig) -> Result<ClusterId, Formati
                         .into_iter()
                         .filter_map(|id| addresses.get(&id.node).map(|address| (id, address.clone())))
                         .collect();
-                    let cluster = ClusterId(random::uuid());
+                    // A kill between storing the id and starting Raft leaves the id: it is used again.
+                    let cluster = node.cluster.known().unwrap_or_else(|| ClusterId(random::uuid()));
                     tracing::info!(%cluster, voters = voters.len(), "forming a new cluster");
                     if let Err(error) = node.quorum.initialize(cluster, voters).await {
                         report.say(&format!("cannot form the cluster yet: {error}"));

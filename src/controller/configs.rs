@@ -1,10 +1,26 @@
 //! Changes of dynamic configs: what may be set, on what, to which values.
 
 use super::plan::{Item, PARTITIONS_PER_COMMAND_MAX, Packer, Plan};
+use crate::config::broker::BrokerConfigs;
 use crate::config::{broker, topic};
 use crate::metadata::command::{Command, ConfigChange, ConfigResource, MetadataError};
 use crate::metadata::image::Image;
 use crate::metadata::intent::IntentError;
+
+/// Broker configs that decide what is lost and who may lead: a value that differs by broker would break that, so they are
+/// the cluster's, and live in the image.
+const CLUSTER_WIDE: [&str; 3] = ["highwater.durability", "min.insync.replicas", "unclean.leader.election.enable"];
+
+/// What a node's file says of cluster-wide configs for which the cluster has no value yet.
+pub fn seeds(image: &Image, given: &BrokerConfigs) -> ConfigChange {
+    let known = image.configs.of(&ConfigResource::BrokerDefault);
+    let set = CLUSTER_WIDE
+        .iter()
+        .filter(|name| !known.contains_key(**name))
+        .filter_map(|name| Some((name.to_string(), Some(given.given.get(*name)?.clone()))))
+        .collect();
+    ConfigChange { resource: ConfigResource::BrokerDefault, set }
+}
 
 /// Plans config changes, one result a resource.
 pub fn plan(image: &Image, changes: Vec<ConfigChange>, validate_only: bool) -> Plan<()> {
@@ -35,7 +51,10 @@ fn check(image: &Image, change: &ConfigChange) -> Result<(), IntentError> {
             if !image.brokers.contains_key(id) {
                 return Err(MetadataError::UnknownBroker(*id).into());
             }
-            check_each(change, check_broker_config)
+            check_each(change, |name, value| match CLUSTER_WIDE.contains(&name) {
+                true => Err(format!("'{name}' is one for the whole cluster; set it on the default of all brokers")),
+                false => check_broker_config(name, value),
+            })
         }
         ConfigResource::BrokerDefault => check_each(change, check_broker_config),
         ConfigResource::Group(_) => {
@@ -72,6 +91,21 @@ mod tests {
 
     fn change(resource: ConfigResource, name: &str, value: Option<&str>) -> ConfigChange {
         ConfigChange { resource, set: BTreeMap::from([(name.to_string(), value.map(str::to_string))]) }
+    }
+
+    #[test]
+    fn the_nodes_file_seeds_what_the_cluster_has_no_value_for() {
+        let mut image = Image::default();
+        let given = BrokerConfigs::default().with_overrides([
+            ("highwater.durability", "page-cache"),
+            ("min.insync.replicas", "1"),
+            ("num.partitions", "9"),
+        ]);
+        let names = |image: &Image| seeds(image, &given).set.into_keys().collect::<Vec<_>>();
+        assert_eq!(names(&image), ["highwater.durability", "min.insync.replicas"]);
+        let known = [("min.insync.replicas".to_string(), "2".to_string())].into_iter().collect();
+        image.configs.overrides.insert(ConfigResource::BrokerDefault, known);
+        assert_eq!(names(&image), ["highwater.durability"], "what is set once stays");
     }
 
     #[test]

@@ -152,6 +152,19 @@ impl Controller {
         self.propose(Command::UnfenceBroker { broker, epoch }).await
     }
 
+    /// Commits what this node's file says of configs that every node must see alike, where the cluster has no value yet.
+    /// Set once, they change only through IncrementalAlterConfigs of the broker default.
+    async fn seed_configs(&self) {
+        let changes = configs::seeds(&self.quorum.image(), &self.config.kafka);
+        if changes.set.is_empty() {
+            return;
+        }
+        tracing::info!(configs = ?changes.set, "the cluster's defaults come from this node's configuration");
+        if let Err(error) = self.propose(Command::SetConfigs { changes: vec![changes] }).await {
+            tracing::warn!(%error, "the cluster's defaults were not set; the next controller tries again");
+        }
+    }
+
     /// Gives leadership back to preferred replicas, tick by tick, while this node is the controller.
     pub async fn run_elections(&self, mut stop: watch::Receiver<bool>) {
         let mut updates = self.quorum.subscribe();
@@ -167,6 +180,9 @@ impl Controller {
                         return;
                     }
                     let leads = leadership.borrow_and_update().is_controller;
+                    if leads {
+                        self.seed_configs().await;
+                    }
                     elections = (leads && self.returns_leadership()).then(|| self.all_elections());
                 }
                 update = updates.recv() => match update {

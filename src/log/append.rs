@@ -76,6 +76,8 @@ impl PartitionLog {
         self.check_online()?;
         let (first, last) = ends(records)?;
         let mut next = self.log_end;
+        // An epoch that began here without a record is no part of the log: another leader's older batches may follow.
+        self.epochs.truncate_end(self.log_end);
         let mut epoch = self.epochs.latest().map_or(LeaderEpoch::NONE, |(latest, _)| latest);
         for batch in &records.batches {
             let header = &batch.header;

@@ -38,6 +38,8 @@ const RECONNECT_MAX: Duration = Duration::from_millis(200);
 /// A refused partition rests; doubled each time.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(160);
+/// After what this node itself cannot take (its disk is full, say): asking sooner only moves bytes to drop them.
+const RETRY_LOCAL_MAX: Duration = Duration::from_secs(5);
 /// Interruptions come no closer than this: a burst of new topics must not keep replication from going on.
 const INTERRUPTION_GAP: Duration = Duration::from_millis(30);
 
@@ -341,16 +343,22 @@ impl Fetcher {
                 self.leave(id, session);
             }
             Err(error) => {
-                tracing::warn!(partition = ?partition, leader = %self.leader, %error, "a fetched part was not taken; asking again");
-                self.rest(id, session);
+                if followed.refusals.is_power_of_two() || followed.refusals == 0 {
+                    tracing::warn!(partition = ?partition, leader = %self.leader, %error, "a fetched part was not taken; asking again");
+                }
+                self.rest_for(id, session, RETRY_LOCAL_MAX);
             }
         }
     }
 
     /// Out of the session for a while: an error would be answered at once, again and again.
     fn rest(&mut self, id: TopicPartition, session: &mut FetchSession) {
+        self.rest_for(id, session, RETRY_MAX);
+    }
+
+    fn rest_for(&mut self, id: TopicPartition, session: &mut FetchSession, most: Duration) {
         let Some(followed) = self.followed.get_mut(&id) else { return };
-        let pause = (RETRY_MIN * 2u32.saturating_pow(followed.refusals.min(8))).min(RETRY_MAX);
+        let pause = (RETRY_MIN * 2u32.saturating_pow(followed.refusals.min(8))).min(most);
         followed.refusals = followed.refusals.saturating_add(1);
         self.changed.remove(&id);
         self.resting.insert(id, clock::now() + pause);

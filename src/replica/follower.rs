@@ -59,6 +59,10 @@ pub(super) struct Fetched {
 pub(super) enum FollowError {
     #[error("this node does not follow in that epoch any more")]
     Superseded,
+    /// The leader was deposed while it read: what it sent is another leader's, and says nothing about where the logs
+    /// part.
+    #[error("a batch of epoch {given} came from the leader of epoch {followed}")]
+    NewerEpoch { given: LeaderEpoch, followed: LeaderEpoch },
     #[error("the leader's batches are damaged: {0}")]
     Records(#[from] RecordError),
     #[error(transparent)]
@@ -78,7 +82,7 @@ impl FollowError {
     /// Asking again in this leader epoch does not help.
     pub fn is_final(&self) -> bool {
         match self {
-            FollowError::Records(_) | FollowError::OutOfRange { .. } => false,
+            FollowError::Records(_) | FollowError::OutOfRange { .. } | FollowError::NewerEpoch { .. } => false,
             FollowError::Append(error) => matches!(error, AppendError::Disk(_) | AppendError::Offline),
             FollowError::Superseded | FollowError::BelowHighWatermark { .. } | FollowError::Storage(_) => true,
         }
@@ -109,6 +113,10 @@ impl Partition {
         let mut guard = self.state.lock();
         let log = following(&mut guard, epoch)?;
         let before = log.log_end();
+        let newer = batches.iter().flat_map(|b| b.headers()).find(|header| header.leader_epoch > epoch);
+        if let Some(header) = newer {
+            return Err(FollowError::NewerEpoch { given: header.leader_epoch, followed: epoch });
+        }
         if let Some(batches) = batches
             && let Some(first) = batches.batches.first()
         {

@@ -16,6 +16,7 @@ use crate::platform::clock;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -56,6 +57,10 @@ pub(super) struct Inner {
     pub config: Arc<NodeConfig>,
     pub listeners: RwLock<Vec<Arc<dyn LeadershipListener>>>,
     pub ready: watch::Sender<bool>,
+    /// High watermarks of the last run, for partitions whose logs are not open yet: a checkpoint keeps them.
+    pub marks_before: Mutex<BTreeMap<TopicPartition, Offset>>,
+    /// Logs that could not be opened: their folders are not known to be in order.
+    pub failed_opens: AtomicUsize,
     partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
     /// Taken by `run`.
     proposals: Mutex<Option<mpsc::UnboundedReceiver<Proposed>>>,
@@ -73,6 +78,8 @@ impl Hosted {
             config: parts.node,
             listeners: RwLock::default(),
             ready: watch::Sender::new(false),
+            marks_before: Mutex::default(),
+            failed_opens: AtomicUsize::new(0),
             partitions: RwLock::default(),
             proposals: Mutex::new(Some(proposals)),
         };
@@ -140,15 +147,19 @@ impl Hosted {
         &self.inner.node.gauges
     }
 
-    /// Clean close of every log; the last step before the clean-stop marker. Blocks. True: all of them closed well.
+    /// Clean close of every log; the last step before the clean-stop marker. Blocks. True: all were open, and closed
+    /// well; a log that was not opened in this run may still have to be recovered in the next.
     pub fn close(&self) -> bool {
         self.inner.store_high_watermarks();
         let all = self.inner.all();
         let share = all.len().div_ceil(CLOSING_THREADS).max(1);
         std::thread::scope(|scope| {
             let threads: Vec<_> = all.chunks(share).map(|part| scope.spawn(|| close_all(part))).collect();
-            threads.into_iter().all(|thread| thread.join().unwrap_or(false))
-        })
+            // Every thread is joined, also after one told of trouble.
+            let closed: Vec<bool> = threads.into_iter().map(|thread| thread.join().unwrap_or(false)).collect();
+            closed.into_iter().all(|well| well)
+        }) && *self.inner.ready.borrow()
+            && self.inner.failed_opens.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -181,7 +192,8 @@ impl Inner {
     }
 
     pub fn store_high_watermarks(&self) {
-        let marks: BTreeMap<_, _> = self.all().iter().map(|p| (p.id, p.high_watermark())).collect();
+        let mut marks = self.marks_before.lock().clone();
+        marks.extend(self.all().iter().map(|p| (p.id, p.high_watermark())));
         if let Err(error) = self.folder.store_high_watermarks(&marks) {
             tracing::warn!(%error, "the high watermarks were not stored");
         }

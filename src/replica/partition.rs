@@ -192,8 +192,10 @@ impl Partition {
             after = state.settle(effects);
             after.data = true;
             after.attention = attention;
-            after.flush = state.durability == Durability::Sync;
         }
+        // Also for a retry: an earlier flush may have failed in passing, and nothing else would queue one again.
+        after.flush = state.durability == Durability::Sync
+            && state.log.as_ref().is_some_and(|log| log.durable_end() < log.log_end());
         let waits = acks == -1 && appended.end_offset > state.high_watermark;
         let wait = waits.then(|| HighWatermarkWait(state.parked.park(appended.end_offset)));
         drop(guard);
@@ -210,6 +212,10 @@ impl Partition {
         if let Some(reader) = reader.filter(|_| request.max_bytes > 0 || request.at_least_one) {
             outcome.chunk =
                 reader.read(request.offset, request.max_bytes, upper, request.at_least_one).map_err(unreadable)?;
+            if request.follower.is_some() {
+                // The bytes were read without the lock: a leader deposed meanwhile may have read its successor's.
+                leading(&self.state.lock(), request.current_leader_epoch)?;
+            }
         }
         Ok(outcome)
     }

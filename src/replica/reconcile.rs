@@ -12,7 +12,7 @@ use super::opening::{Job, Opened, Opener};
 use super::partition::Partition;
 use super::role::Standing;
 use crate::config::broker::BrokerConfigs;
-use crate::config::topic::TopicConfig;
+use crate::config::topic::{Durability, TopicConfig};
 use crate::ids::*;
 use crate::metadata::command::ConfigResource;
 use crate::metadata::event::Event;
@@ -21,6 +21,7 @@ use crate::metadata::quorum::Update;
 use crate::platform::clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 
 /// Up to this many partitions change roles on the spot; more of them are spread over threads, since each new leader
@@ -81,8 +82,6 @@ pub(super) struct Reconciler {
     opener: Opener,
     /// With the opener.
     opening: BTreeSet<TopicPartition>,
-    /// What the last run knew.
-    checkpoint: BTreeMap<TopicPartition, Offset>,
     strays_removed: bool,
 }
 
@@ -98,20 +97,12 @@ impl Reconciler {
             }
             Err(_) => BTreeMap::new(),
         };
+        *inner.marks_before.lock() = checkpoint;
         // The image is taken after subscribing, so that nothing falls between them.
         let updates = inner.quorum.subscribe();
         let image = inner.quorum.image();
         let opener = Opener::new(inner.node.clone(), inner.folder.clone());
-        Reconciler {
-            inner,
-            fetchers,
-            updates,
-            image,
-            opener,
-            opening: BTreeSet::new(),
-            checkpoint,
-            strays_removed: false,
-        }
+        Reconciler { inner, fetchers, updates, image, opener, opening: BTreeSet::new(), strays_removed: false }
     }
 
     pub async fn follow_image(&mut self) {
@@ -281,7 +272,7 @@ impl Reconciler {
         let mut configs = Configs::new(&self.inner, &self.image);
         for id in ids {
             let Some(topic) = self.image.topic(id.topic) else { continue };
-            let known = self.checkpoint.remove(&id).unwrap_or(Offset::ZERO);
+            let known = self.inner.marks_before.lock().get(&id).copied().unwrap_or(Offset::ZERO);
             let config = configs.of(&topic.name);
             self.opener.open(Job { id, topic: topic.name.as_str().into(), config, known });
         }
@@ -299,6 +290,7 @@ impl Reconciler {
                     gone.push(id);
                 }
                 Err(error) => {
+                    self.inner.failed_opens.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(partition = %id, %error, "not hosted: its log cannot be opened; repair or remove it and restart");
                 }
             }
@@ -310,6 +302,7 @@ impl Reconciler {
             // Changes of its config while it was opening found nothing to change.
             partition.configure(&configs.of(&partition.topic), &image, clock::now());
             self.inner.insert(partition.clone());
+            self.inner.marks_before.lock().remove(&partition.id);
             // It may have become leader in the opener already; nobody has been told.
             self.announce(&partition, Standing::Stopped, standing);
         }
@@ -406,7 +399,11 @@ impl<'a> Configs<'a> {
         }
         let overrides = self.image.configs.of_topic(topic);
         let pairs = overrides.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let config = Arc::new(TopicConfig::resolve(pairs, &self.defaults));
+        let mut config = TopicConfig::resolve(pairs, &self.defaults);
+        // As `apply` sees it: what a replica counts as held and what a lost page cache loses must be one decision.
+        config.durability =
+            if self.image.configs.is_page_cache(topic) { Durability::PageCache } else { Durability::Sync };
+        let config = Arc::new(config);
         self.resolved.insert(topic.to_string(), config.clone());
         config
     }

@@ -1,6 +1,5 @@
 //! A partition's state, and how it takes up and lays down its roles.
 
-use super::high_watermark::effective_min_isr;
 use super::isr::Verdict;
 use super::leader::{Beginning, Effects, Ends, LeaderState};
 use super::node::{Counted, NodePeers};
@@ -177,7 +176,7 @@ impl Partition {
         if is_old || before == Standing::Stopped {
             return (before, before);
         }
-        let min_isr = effective_min_isr(image, &self.topic, &view.replicas);
+        let min_isr = image.effective_min_isr(&self.topic, view.replicas.len());
         let leads = view.leader == Some(self.node.broker);
         let after = match &mut state.role {
             Role::Leader(leader) if leads && leader.epoch() == view.leader_epoch => {
@@ -255,7 +254,7 @@ impl Partition {
             let own = leader.on_own_ends(ends);
             let mut effects = Effects::default();
             if view.leader == Some(self.node.broker) && view.leader_epoch == leader.epoch() {
-                effects = leader.on_image_change(view, effective_min_isr(image, &self.topic, &view.replicas), now);
+                effects = leader.on_image_change(view, image.effective_min_isr(&self.topic, view.replicas.len()), now);
             }
             effects.high_watermark = effects.high_watermark.max(own.high_watermark);
             after = state.settle(effects);

@@ -65,7 +65,7 @@ impl Image {
 
     /// min(min.insync.replicas, replica count) of a topic's partition, everywhere the same (REPLICATION rule 2).
     pub fn effective_min_isr(&self, topic: &str, replicas: usize) -> usize {
-        self.configs.min_insync_replicas(topic, replicas).min(replicas)
+        self.configs.min_insync_replicas(topic, replicas).min(replicas).max(1)
     }
 
     /// A hash of the whole image, equal on every node at the same index (invariant 5). Costs O(image).
