@@ -6,7 +6,7 @@
 //! stop:  hand over leaders ─→ close ports ─→ close logs ─→ fence self ─→ quorum ─→ clean-stop marker
 //! ```
 //!
-//! Raft, sessions and the cluster port live on a runtime of their own ([`control`]), the rest on the caller's.
+//! Raft, sessions and the cluster port live on a runtime of their own (`control`), the rest on the caller's.
 
 mod control;
 mod folder;

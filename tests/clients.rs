@@ -1,4 +1,5 @@
 //! Clients that nobody here wrote: librdkafka, kafka-python and kcat, on three real processes.
+#![allow(clippy::disallowed_methods, reason = "tests stand outside the platform seam")]
 
 mod support;
 

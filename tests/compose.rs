@@ -1,4 +1,5 @@
 //! The compose file is run for real: see `tests/compose.sh`.
+#![allow(clippy::disallowed_methods, reason = "tests stand outside the platform seam")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Nodes are killed under load: every acked record is read back exactly once.
+#![allow(clippy::disallowed_methods, reason = "tests stand outside the platform seam")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Bytes that no client would send: the node answers with a typed error or closes, stays up, and its memory stays flat.
+#![allow(clippy::disallowed_methods, reason = "tests stand outside the platform seam")]
 
 mod support;
 

@@ -212,11 +212,8 @@ impl Running {
         let quorum = &self.cluster.as_ref().expect("started nodes are in a cluster").node.quorum;
         let mut updates = quorum.subscribe();
         loop {
-            match tokio::time::timeout(DISK_CHECK_INTERVAL, updates.recv()).await {
-                Ok(Err(RecvError::Closed)) => {
-                    return Err(BrokerError::QuorumFailed("it publishes no more".to_string()));
-                }
-                Ok(_) | Err(_) => {}
+            if let Ok(Err(RecvError::Closed)) = tokio::time::timeout(DISK_CHECK_INTERVAL, updates.recv()).await {
+                return Err(BrokerError::QuorumFailed("it publishes no more".to_string()));
             }
             if self.logs_folder.as_ref().is_some_and(LogFolder::is_offline) {
                 return Err(BrokerError::DiskFailed { path: self.folder.path().to_path_buf() });

@@ -108,7 +108,7 @@ fn is_replaced(
 ///
 /// Why this is safe without a person: the change goes through joint consensus, which commits only with a majority of the
 /// *old* voters, so it cannot take effect where the remaining voters could not have committed anything anyway; the new
-/// identity holds all of the committed log before it votes (a learner within [`LAG_MAX`] entries, and a voter's
+/// identity holds all of the committed log before it votes (a learner within `LAG_MAX` entries, and a voter's
 /// vote needs the log's end like any other); and the new identity never voted before, so no vote is given twice. The old
 /// identity was in one folder of one node id; it is called gone only while that node answers with the new folder, and
 /// nothing answers with the old one. Should the old folder come back, it is no voter any more: it only learns.

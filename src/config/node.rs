@@ -58,10 +58,10 @@ impl NodeConfig {
                 .map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
         }
         for (variable, value) in environment {
-            if let Some(name) = variable.strip_prefix("HIGHWATER_") {
-                if !OTHER_VARIABLES.contains(&name) {
-                    flat.insert(key_of_variable(name), value);
-                }
+            if let Some(name) = variable.strip_prefix("HIGHWATER_")
+                && !OTHER_VARIABLES.contains(&name)
+            {
+                flat.insert(key_of_variable(name), value);
             }
         }
         for (key, value) in overrides {
@@ -92,9 +92,9 @@ fn key_of_variable(name: &str) -> String {
 fn is_node_key(key: &str) -> bool {
     TOP_KEYS.contains(&key)
         || key.strip_prefix("listeners.").is_some_and(is_listener_field)
-        || FIXED_LISTENERS.iter().any(|(name, _)| {
-            key.strip_prefix(name).and_then(|rest| rest.strip_prefix('.')).is_some_and(|field| is_field(field))
-        })
+        || FIXED_LISTENERS
+            .iter()
+            .any(|(name, _)| key.strip_prefix(name).and_then(|rest| rest.strip_prefix('.')).is_some_and(is_field))
 }
 
 fn is_listener_field(rest: &str) -> bool {

@@ -96,7 +96,7 @@ impl Load {
                     Err((KafkaError::MessageProduction(_), _)) => std::thread::park_timeout(Duration::from_millis(5)),
                     Err((error, _)) => panic!("send: {error}"),
                 }
-                if next % 20 == 0 {
+                if next.is_multiple_of(20) {
                     std::thread::park_timeout(Duration::from_millis(1));
                 }
             }
@@ -125,8 +125,11 @@ impl Drop for Load {
     }
 }
 
-/// Everything in a topic: (partition, offset, key, value), read from the start of each partition to its end.
-pub fn read_all(bootstrap: &str, topic: &str, partitions: i32) -> Vec<(i32, i64, Option<Vec<u8>>, Vec<u8>)> {
+/// Partition, offset, key, value.
+pub type Place = (i32, i64, Option<Vec<u8>>, Vec<u8>);
+
+/// Everything in a topic, read from the start of each partition to its end.
+pub fn read_all(bootstrap: &str, topic: &str, partitions: i32) -> Vec<Place> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("group.id", "read-all")
@@ -160,7 +163,7 @@ pub fn read_all(bootstrap: &str, topic: &str, partitions: i32) -> Vec<(i32, i64,
 }
 
 /// Every acked value is there once, where the ack said, and each partition's values are in order.
-pub fn assert_exactly_once(acks: &Acks, records: &[(i32, i64, Option<Vec<u8>>, Vec<u8>)]) {
+pub fn assert_exactly_once(acks: &Acks, records: &[Place]) {
     let failed = acks.failed.lock().unwrap();
     assert!(failed.is_empty(), "{} deliveries failed, first: {}", failed.len(), failed[0]);
     let mut seen: BTreeMap<u64, Vec<(i32, i64)>> = BTreeMap::new();
