@@ -250,6 +250,10 @@ impl Coordinator {
 
     /// All or nothing; resolves once the offsets are replicated and visible.
     pub async fn commit_offsets(&self, commit: OffsetCommit) -> Result<(), GroupError> {
+        // The empty id is one that a simple consumer may commit under.
+        if commit.group.len() > GROUP_ID_BYTES_MAX {
+            return Err(GroupError::InvalidGroupId);
+        }
         let slot = self.shell.slot(&commit.group)?;
         let cell = if commit.generation < 0 {
             slot.group_or_new(&commit.group, self.shell.settings.rules, self.shell.timers.now())?
@@ -317,8 +321,11 @@ impl Coordinator {
 /// A group and the offsets partition it belongs to.
 type Place = (Arc<Slot>, Arc<Cell>);
 
+/// Bytes of a group's id: it is kept as long as the group, and stands in each of its records.
+const GROUP_ID_BYTES_MAX: usize = 4_096;
+
 fn check_group_id(group: &str) -> Result<(), GroupError> {
-    if group.is_empty() { Err(GroupError::InvalidGroupId) } else { Ok(()) }
+    if group.is_empty() || group.len() > GROUP_ID_BYTES_MAX { Err(GroupError::InvalidGroupId) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -137,7 +137,14 @@ pub fn decode_chunk(
         if header.is_control() {
             continue;
         }
-        for (at, key, value) in read_batch(&chunk[position..position + size])? {
+        let read = match read_batch(&chunk[position..position + size]) {
+            Ok(read) => read,
+            Err(error) => {
+                skipped(header.base_offset, error.into());
+                continue;
+            }
+        };
+        for (at, key, value) in read {
             match decode_pair(key.as_deref(), value.as_deref()) {
                 Ok(Some(record)) => found.push(ReadRecord { at, record }),
                 Ok(None) => {}
@@ -260,6 +267,19 @@ mod tests {
 
     fn committed() -> Committed {
         Committed { offset: 258, leader_epoch: 5, metadata: "m".into(), commit_ms: 0x0102_0304_0506 }
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_read_is_passed_over_and_does_not_stop_the_load() {
+        let mut bomb = BatchBuilder::new().compression(crate::records::Compression::Gzip);
+        bomb.append(1, Some(b"k"), Some(&vec![0; DECOMPRESSED_BYTES_MAX + 1]), &[]);
+        let bomb = bomb.build().unwrap();
+        let mut good = BatchBuilder::new().base_offset(Offset(1));
+        good.append(1, Some(&key().encode()), Some(&encode_value(&committed())), &[]);
+        let chunk = Bytes::from([bomb, good.build().unwrap()].concat());
+        let mut skipped = Vec::new();
+        let (found, next) = decode_chunk(&chunk, |at, _| skipped.push(at)).unwrap();
+        assert_eq!((found.len(), next, skipped), (1, Some(Offset(2)), vec![Offset(0)]));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
+use std::collections::BTreeSet;
 
 /// Read, delete and describe, as a bit field: what may be done to a group where nothing is forbidden.
 const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;
@@ -147,7 +148,10 @@ fn leave_response(
 }
 
 pub async fn describe(context: &RequestContext, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
-    let described = request.groups.into_iter().map(|group| {
+    // Named twice is described once: what is answered must not grow past what there is.
+    let mut seen = BTreeSet::new();
+    let groups = request.groups.into_iter().filter(|group| seen.insert(group.clone()));
+    let described = groups.map(|group| {
         let outcome = context.services.groups.describe(&group);
         described_group(context.version, group, outcome, request.include_authorized_operations)
     });

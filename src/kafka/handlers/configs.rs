@@ -15,7 +15,7 @@ use kafka_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
 };
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub const TOPIC: i8 = 2;
 pub const BROKER: i8 = 4;
@@ -168,7 +168,10 @@ fn answer(
     request: &DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
     let layers = Layers::of(image, fixed, me);
-    let results = request.resources.iter().map(|resource| {
+    // Named twice is described once: what is answered must not grow past what there is.
+    let mut seen = BTreeSet::new();
+    let mut is_first = |of: &&DescribeConfigsResource| seen.insert((of.resource_type, of.resource_name.clone()));
+    let results = request.resources.iter().filter(|of| is_first(of)).map(|resource| {
         let row = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone())

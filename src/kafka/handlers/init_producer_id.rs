@@ -71,7 +71,6 @@ pub async fn handle(context: &RequestContext, request: InitProducerIdRequest) ->
             Ok(id) => granted(id, ProducerEpoch(0)),
             Err(code) => refused(code),
         },
-        Wish::Bumped(id, epoch) => granted(id, epoch),
         Wish::Refused(code) => refused(code),
     }
 }
@@ -79,21 +78,16 @@ pub async fn handle(context: &RequestContext, request: InitProducerIdRequest) ->
 #[derive(Debug, PartialEq, Eq)]
 enum Wish {
     Fresh,
-    /// A producer that recovers keeps its id, with an epoch that fences what it sent before (KIP-360).
-    Bumped(ProducerId, ProducerEpoch),
     Refused(Code),
 }
 
 fn decide(version: i16, (id, epoch): (ProducerId, ProducerEpoch)) -> Wish {
-    // The last epoch is never handed out: a producer must always be able to be fenced.
-    const EPOCH_MAX: i16 = i16::MAX - 1;
-    if version < 3 || (id == ProducerId::NONE && epoch.0 == -1) {
-        return Wish::Fresh;
+    // Without a transactional id nothing proves that the id given is the asker's: it gets one of its own.
+    if version < 3 || (id == ProducerId::NONE && epoch.0 == -1) || (id.0 >= 0 && epoch.0 >= 0) {
+        Wish::Fresh
+    } else {
+        Wish::Refused(Code::InvalidRequest)
     }
-    if id.0 < 0 || epoch.0 < 0 {
-        return Wish::Refused(Code::InvalidRequest);
-    }
-    if epoch.0 >= EPOCH_MAX { Wish::Fresh } else { Wish::Bumped(id, ProducerEpoch(epoch.0 + 1)) }
 }
 
 fn granted(id: ProducerId, epoch: ProducerEpoch) -> InitProducerIdResponse {
@@ -122,12 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn a_recovering_producer_gets_its_next_epoch_until_they_run_out() {
+    fn a_recovering_producer_gets_an_id_of_its_own() {
         let given = |id, epoch| (ProducerId(id), ProducerEpoch(epoch));
         assert_eq!(decide(2, given(7, 3)), Wish::Fresh);
         assert_eq!(decide(4, given(-1, -1)), Wish::Fresh);
-        assert_eq!(decide(4, given(7, 3)), Wish::Bumped(ProducerId(7), ProducerEpoch(4)));
-        assert_eq!(decide(4, given(7, i16::MAX - 1)), Wish::Fresh);
+        assert_eq!(decide(4, given(7, 3)), Wish::Fresh, "nothing proves that 7 is the asker's");
         assert_eq!(decide(4, given(7, -1)), Wish::Refused(Code::InvalidRequest));
     }
 

@@ -1,6 +1,7 @@
 //! OffsetCommit and OffsetFetch requests of version 10, where topics go by id: the codec of the lower versions does
 //! not know it. Every length is checked against the bytes that are there before anything is reserved.
 
+use crate::wire::guard;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::{GroupId, OffsetCommitRequest, OffsetFetchRequest};
@@ -18,15 +19,13 @@ pub enum OffsetRequestError {
     Length,
     #[error("a text is not UTF-8")]
     NotText,
-    #[error("{0} bytes follow the request")]
-    Trailing(usize),
 }
 
 type Parsed<T> = Result<T, OffsetRequestError>;
 
 /// The body after the header.
 pub fn decode_commit_v10(body: &[u8]) -> Parsed<OffsetCommitRequest> {
-    let mut reader = Reader(body);
+    let mut reader = Reader::new(body);
     let request = OffsetCommitRequest::default()
         .with_group_id(GroupId(reader.text()?))
         .with_generation_id_or_member_epoch(reader.int32()?)
@@ -52,7 +51,7 @@ pub fn decode_commit_v10(body: &[u8]) -> Parsed<OffsetCommitRequest> {
 
 /// The body after the header.
 pub fn decode_fetch_v10(body: &[u8]) -> Parsed<OffsetFetchRequest> {
-    let mut reader = Reader(body);
+    let mut reader = Reader::new(body);
     let groups = reader.array(|reader| {
         let group = OffsetFetchRequestGroup::default()
             .with_group_id(GroupId(reader.text()?))
@@ -73,12 +72,25 @@ pub fn decode_fetch_v10(body: &[u8]) -> Parsed<OffsetFetchRequest> {
     Ok(request)
 }
 
-struct Reader<'a>(&'a [u8]);
+/// Invariant: `elements_left` bounds what all arrays of the request together may still hold, as the guard does for others.
+struct Reader<'a> {
+    rest: &'a [u8],
+    elements_left: usize,
+}
 
 impl<'a> Reader<'a> {
+    fn new(body: &'a [u8]) -> Self {
+        Reader { rest: body, elements_left: guard::REQUEST_ELEMENTS_MAX }
+    }
+
+    fn elements(&mut self, count: usize) -> Parsed<()> {
+        self.elements_left = self.elements_left.checked_sub(count).ok_or(OffsetRequestError::Length)?;
+        Ok(())
+    }
+
     fn take(&mut self, count: usize) -> Parsed<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(OffsetRequestError::Truncated)?;
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(OffsetRequestError::Truncated)?;
+        self.rest = rest;
         Ok(taken)
     }
 
@@ -130,9 +142,10 @@ impl<'a> Reader<'a> {
     fn nullable_array<T>(&mut self, mut item: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Option<Vec<T>>> {
         let Some(count) = self.varint()?.checked_sub(1) else { return Ok(None) };
         // Each item takes four bytes at least, so a claim beyond that is a lie; and nothing is reserved by it.
-        if count > self.0.len() / 4 {
+        if count > self.rest.len() / 4 {
             return Err(OffsetRequestError::Truncated);
         }
+        self.elements(count)?;
         let mut items = Vec::new();
         for _ in 0..count {
             items.push(item(self)?);
@@ -141,7 +154,9 @@ impl<'a> Reader<'a> {
     }
 
     fn skip_tags(&mut self) -> Parsed<()> {
-        for _ in 0..self.varint()? {
+        let count = self.varint()?;
+        self.elements(count)?;
+        for _ in 0..count {
             let _tag = self.varint()?;
             let size = self.varint()?;
             self.take(size)?;
@@ -150,8 +165,8 @@ impl<'a> Reader<'a> {
     }
 
     fn finish(mut self) -> Parsed<()> {
-        self.skip_tags()?;
-        if self.0.is_empty() { Ok(()) } else { Err(OffsetRequestError::Trailing(self.0.len())) }
+        // What follows is ignored, as in every other request.
+        self.skip_tags()
     }
 }
 

@@ -13,6 +13,7 @@ use kafka_protocol::messages::offset_fetch_response::{
 };
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// Topics go by id from this version on.
@@ -114,7 +115,9 @@ pub async fn fetch(context: &RequestContext, request: OffsetFetchRequest) -> Off
         let outcome = fetch_group(context, &request.group_id, topics, stable);
         return single_response(context.version, outcome);
     }
-    let groups = request.groups.into_iter().map(|group| {
+    // Named twice is answered once: what is answered must not grow past what there is.
+    let mut seen = BTreeSet::new();
+    let groups = request.groups.into_iter().filter(|group| seen.insert(group.group_id.clone())).map(|group| {
         let topics = group.topics.map(|topics| {
             topics.into_iter().map(|topic| (topic.name, topic.topic_id, topic.partition_indexes)).collect()
         });

@@ -8,7 +8,7 @@ use crate::kafka::context::RequestContext;
 use crate::kafka::dispatch::{Outcome, Started, reply};
 use crate::kafka::endpoints::{Door, NamedLeaders, newest_leader};
 use crate::kafka::errors::{self, Code};
-use crate::kafka::names::text;
+use crate::kafka::names::{is_internal, text};
 use crate::kafka::reply::Reply;
 use crate::metadata::image::Image;
 use crate::metadata::image::topics::Topic;
@@ -47,6 +47,8 @@ enum Failure {
     UnknownTopicId,
     #[error("the topic has no such partition")]
     NoSuchPartition,
+    #[error("the topic is internal: only the brokers write to it")]
+    Internal,
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error(transparent)]
@@ -62,6 +64,7 @@ impl Failure {
             Failure::Transactional => Code::InvalidTxnState,
             Failure::UnknownTopic | Failure::NoSuchPartition => Code::UnknownTopicOrPartition,
             Failure::UnknownTopicId => Code::UnknownTopicId,
+            Failure::Internal => Code::InvalidTopicException,
             Failure::Refused(refusal) => refusal.code(),
             Failure::Partition(error) => errors::partition(error),
             Failure::TimedOut => Code::RequestTimedOut,
@@ -71,6 +74,8 @@ impl Failure {
 
 /// One partition of the answer.
 struct Row {
+    /// Told to a producer whose state is gone: it then knows to begin anew instead of retrying (KIP-360).
+    log_start: Option<Offset>,
     id: Option<TopicPartition>,
     index: i32,
     outcome: Result<AppendOutcome, Failure>,
@@ -87,14 +92,19 @@ pub fn expected_soon(context: &RequestContext, request: &ProduceRequest) -> Opti
         return None;
     }
     let services = context.services.clone();
-    let version = context.version;
+    let (version, me) = (context.version, Some(context.services.config.node_id));
     let wanted: Vec<TopicProduceData> = request.topic_data.clone();
     let all_here = move || {
         let image = services.quorum.image();
         wanted.iter().all(|topic| {
-            let id = find(&image, version, topic).map(|known| known.id);
-            let hosted = |index| id.is_some_and(|id| services.hosted.get(TopicPartition::new(id, index)).is_some());
-            topic.partition_data.iter().all(|data| hosted(data.index))
+            let Some(known) = find(&image, version, topic) else { return false };
+            // A partition that the image gives to another broker is not waited for.
+            let is_ours = |index| image.partition(TopicPartition::new(known.id, index)).is_some_and(|p| p.leader == me);
+            let leads = |index| {
+                let partition = services.hosted.get(TopicPartition::new(known.id, index));
+                partition.is_some_and(|partition| partition.leader_hint().leader == me)
+            };
+            topic.partition_data.iter().all(|data| !is_ours(data.index) || leads(data.index))
         })
     };
     if all_here() {
@@ -130,7 +140,13 @@ pub fn start(context: &RequestContext, header: &Header, request: ProduceRequest)
                 (None, None) if context.version >= BY_ID => Err(Failure::UnknownTopicId),
                 (None, None) => Err(Failure::UnknownTopic),
             };
-            Row { id, index, outcome }
+            let log_start = match &outcome {
+                Err(failure) if failure.code() == Code::UnknownProducerId => {
+                    id.and_then(|id| context.services.hosted.get(id)).map(|partition| partition.status().log_start)
+                }
+                _ => None,
+            };
+            Row { log_start, id, index, outcome }
         });
         let rows = rows.collect();
         topics.push((topic, rows));
@@ -166,6 +182,9 @@ fn append(
     let services = &context.services;
     if usize::try_from(data.index).map_or(true, |index| index >= topic.partitions.len()) {
         return Err(Failure::NoSuchPartition);
+    }
+    if is_internal(&topic.name) {
+        return Err(Failure::Internal);
     }
     // Before the bytes are looked at: whoever came to the wrong broker should learn that cheaply.
     let partition = services.hosted.get(TopicPartition::new(topic.id, data.index)).ok_or(PartitionError::NotHosted)?;
@@ -255,6 +274,9 @@ impl Row {
         let code = failure.code();
         row.error_code = code.code();
         row.base_offset = -1;
+        if let (Some(log_start), true) = (self.log_start, version >= WITH_LOG_START) {
+            row.log_start_offset = log_start.0;
+        }
         if version >= WITH_MESSAGE {
             row.error_message = Some(text(&failure.to_string()));
         }
@@ -294,6 +316,7 @@ mod tests {
     fn rows(outcomes: Vec<Result<AppendOutcome, Failure>>) -> Rows {
         let topic = TopicProduceData::default().with_name(topic_name("orders")).with_topic_id(testing::ORDERS.0);
         let rows = (0..).zip(outcomes).map(|(index, outcome)| Row {
+            log_start: None,
             id: Some(TopicPartition::new(testing::ORDERS, index)),
             index,
             outcome,

@@ -33,6 +33,11 @@ impl Refusal {
 /// Checks the bytes, and makes them anew only where the topic's rules ask for it.
 pub fn prepare(version: i16, bytes: Option<Bytes>, rules: ProduceRules) -> Result<ValidBatches, Refusal> {
     let batches = ValidBatches::from_client(bytes.unwrap_or_default())?;
+    // As Kafka: a retry of the first must not hide the rest, and what is decompressed is bounded for one.
+    if batches.batches.len() != 1 {
+        let reason = format!("a produce holds one batch a partition, not {}", batches.batches.len());
+        return Err(RecordError::Malformed(reason).into());
+    }
     for header in batches.headers() {
         if header.is_transactional() {
             return Err(Refusal::Transactional);
@@ -63,6 +68,12 @@ mod tests {
         builder.append(1, Some(b"k"), Some(b"v"), &[]);
         builder.append(2, key, Some(b"v"), &[]);
         builder.build().unwrap()
+    }
+
+    #[test]
+    fn more_than_one_batch_a_partition_is_refused() {
+        let two = [batch(Compression::None, None), batch(Compression::None, None)].concat();
+        assert_eq!(prepare(9, Some(two.into()), PLAIN).unwrap_err().code(), Code::InvalidRecord);
     }
 
     #[test]
