@@ -5,8 +5,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Like `info` or `info,highwater::replica=debug`.
 const VARIABLE: &str = "HIGHWATER_LOG";
-/// sled and h2 tell more at info than an operator can use.
-const DEFAULT: &str = "info,sled=warn,h2=warn,hyper=warn,tower=warn,openraft=warn";
+/// sled and h2 tell more at info than an operator can use. openraft calls each refused connection of an election an error;
+/// what matters of it (who leads, a core that died) is told by the metadata room.
+const DEFAULT: &str = "info,sled=warn,h2=warn,hyper=warn,tower=warn,openraft=off";
 
 pub fn start() {
     let given = std::env::var(VARIABLE).ok().filter(|filter| !filter.is_empty());
