@@ -141,7 +141,9 @@ impl Coordinator {
         } else {
             slot.group(&join.group)?.ok_or(GroupError::UnknownMember)?
         };
-        let fresh_id = format!("{}-{}", join.instance.as_ref().unwrap_or(&join.client_id), random::uuid());
+        let called: String =
+            join.instance.as_ref().unwrap_or(&join.client_id).chars().take(MEMBER_NAME_CHARS_MAX).collect();
+        let fresh_id = format!("{called}-{}", random::uuid());
         let (sender, receiver) = oneshot::channel();
         self.shell.with(&slot, &cell, |entry, now| {
             let ticket = entry.park(Parked::Join(sender));
@@ -321,6 +323,8 @@ impl Coordinator {
 /// A group and the offsets partition it belongs to.
 type Place = (Arc<Slot>, Arc<Cell>);
 
+/// Of a client's name in the member id made from it.
+const MEMBER_NAME_CHARS_MAX: usize = 255;
 /// Bytes of a group's id: it is kept as long as the group, and stands in each of its records.
 const GROUP_ID_BYTES_MAX: usize = 4_096;
 

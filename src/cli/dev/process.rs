@@ -19,6 +19,8 @@ use tokio::time::{Instant, sleep};
 /// Variables with this prefix configure a node; those of the caller's shell are not meant for these nodes.
 const VARIABLES: &str = "HIGHWATER_";
 const LOG_VARIABLE: &str = "HIGHWATER_LOG";
+/// One a millisecond.
+const COMMAND_LINE_LOOKS: u32 = 500;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunState {
@@ -39,7 +41,7 @@ pub fn find(folder: &Folder, node: u16) -> anyhow::Result<Option<Running>> {
     let text = disk::read_file(&path).with_context(|| path.display().to_string())?.unwrap_or_default();
     let Some(pid) = parse_pid(&text) else { return Ok(None) };
     let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(None) };
-    let command = proc_file(pid, "cmdline");
+    let command = command_line(pid);
     Ok(is_node(&command, &folder.config(node)).then_some(Running { pid, handle }))
 }
 
@@ -48,7 +50,25 @@ fn parse_pid(text: &[u8]) -> Option<Pid> {
     if number > 1 { Pid::from_raw(number) } else { None }
 }
 
-/// Empty once the process is gone (or has ended and waits for its parent to notice).
+/// The command line. For a moment after a program has begun the kernel shows none: only a process without one that has
+/// ended, or that keeps having none, is nobody's node.
+fn command_line(pid: Pid) -> Vec<u8> {
+    for _ in 0..COMMAND_LINE_LOOKS {
+        let command = proc_file(pid, "cmdline");
+        if !command.is_empty() || has_ended(&proc_file(pid, "stat")) {
+            return command;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Vec::new()
+}
+
+/// Gone, or ended and waiting for its parent to notice.
+fn has_ended(stat: &[u8]) -> bool {
+    matches!(state_letter(stat), None | Some(b'Z' | b'X'))
+}
+
+/// Empty once the process is gone.
 fn proc_file(pid: Pid, name: &str) -> Vec<u8> {
     let path = PathBuf::from(format!("/proc/{}/{name}", pid.as_raw_nonzero()));
     disk::read_file(&path).ok().flatten().unwrap_or_default()
@@ -77,7 +97,7 @@ impl Running {
     }
 
     fn is_gone(&self) -> bool {
-        proc_file(self.pid, "cmdline").is_empty()
+        has_ended(&proc_file(self.pid, "stat"))
     }
 
     /// Waits until the process has ended; false at the deadline.
@@ -94,9 +114,13 @@ impl Running {
 }
 
 /// The letter after the name, which stands in parentheses and may itself hold any.
+fn state_letter(stat: &[u8]) -> Option<u8> {
+    let after = stat.iter().rposition(|byte| *byte == b')').map(|at| &stat[at + 1..])?;
+    after.iter().find(|byte| **byte != b' ').copied()
+}
+
 fn state_of(stat: &[u8]) -> RunState {
-    let after = stat.iter().rposition(|byte| *byte == b')').map(|at| &stat[at + 1..]);
-    match after.and_then(|rest| rest.iter().find(|byte| **byte != b' ')) {
+    match state_letter(stat) {
         Some(b'T') => RunState::Paused,
         _ => RunState::Running,
     }
@@ -135,6 +159,14 @@ mod tests {
 
     fn command(arguments: &[&str]) -> Vec<u8> {
         arguments.iter().flat_map(|argument| [argument.as_bytes(), b"\0"].concat()).collect()
+    }
+
+    #[test]
+    fn a_process_without_a_command_line_yet_has_not_ended() {
+        assert!(!has_ended(b"12 (highwater) R 1 12 12 0"));
+        assert!(!has_ended(b"12 (odd) Z) S 1 12 12 0"), "the name may hold anything");
+        assert!(has_ended(b"12 (highwater) Z 1 12 12 0"));
+        assert!(has_ended(b""), "gone");
     }
 
     #[test]

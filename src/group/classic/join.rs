@@ -37,6 +37,10 @@ impl Group {
             }
             return Ok(());
         }
+        if join.instance.is_some() && self.pending.contains_key(&join.member) {
+            // An id given to a member without an instance: taking one with it would pass by the instance's own member.
+            return Err(GroupError::UnknownMember);
+        }
         if self.pending.remove(&join.member).is_some() {
             self.check_size()?;
             self.add_member(ticket, join, join.member.clone(), now);
@@ -65,7 +69,8 @@ impl Group {
     /// All members travel in one Raft command.
     fn check_bytes(&self, join: &Join, own_place: Option<&str>) -> Result<(), GroupError> {
         let others = self.members.iter().filter(|(id, _)| Some(id.as_str()) != own_place);
-        let held: usize = others.map(|(id, member)| member.stored_bytes(id)).sum();
+        let pending: usize = self.pending.keys().map(String::len).sum();
+        let held: usize = pending + others.map(|(id, member)| member.stored_bytes(id)).sum::<usize>();
         if held + join.stored_bytes() > GROUP_STATE_BYTES_MAX { Err(GroupError::GroupFull) } else { Ok(()) }
     }
 

@@ -3,10 +3,12 @@
 use crate::ids::*;
 use crate::kafka::context::RequestContext;
 use crate::kafka::errors::{self, Code};
+use crate::metadata::image::topics::Topic;
 use crate::replica::partition::{FoundOffset, OffsetSpec, PartitionError};
 use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
+use std::collections::BTreeSet;
 
 const READ_COMMITTED: i8 = 1;
 
@@ -36,27 +38,48 @@ pub async fn handle(context: &RequestContext, request: ListOffsetsRequest) -> Li
     let version = context.version;
     let committed = version >= 2 && request.isolation_level == READ_COMMITTED;
     let image = context.services.quorum.image();
-    let topics = request.topics.into_iter().map(|topic| {
+    let mut seen = BTreeSet::new();
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in request.topics {
         let known = image.topic_by_name(&topic.name);
-        let partitions = topic.partitions.iter().map(|wanted| {
-            let index = usize::try_from(wanted.partition_index).unwrap_or(usize::MAX);
-            let Some(known) = known.filter(|known| index < known.partitions.len()) else {
-                return failed(wanted, Code::UnknownTopicOrPartition);
-            };
-            let spec = match asked(version, wanted.timestamp) {
-                Asked::Find(spec) => spec,
-                Asked::Never => return found(version, wanted, &Ok(None)),
-                Asked::Unsupported => return failed(wanted, Code::UnsupportedVersion),
-            };
-            let epoch = LeaderEpoch(wanted.current_leader_epoch);
-            match context.services.hosted.get(TopicPartition::new(known.id, wanted.partition_index)) {
-                Some(partition) => found(version, wanted, &partition.find_offset(spec, committed, epoch)),
-                None => failed(wanted, Code::NotLeaderOrFollower),
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for wanted in &topic.partitions {
+            // As in Kafka; and one request costs no more than one look at each partition.
+            if !seen.insert((topic.name.clone(), wanted.partition_index)) {
+                partitions.push(failed(wanted, Code::InvalidRequest));
+                continue;
             }
-        });
-        ListOffsetsTopicResponse::default().with_partitions(partitions.collect()).with_name(topic.name.clone())
-    });
-    ListOffsetsResponse::default().with_topics(topics.collect())
+            partitions.push(look_up(context, known.map(|known| &**known), wanted, committed));
+            if wanted.timestamp >= 0 {
+                // It may have decompressed a batch: others on this thread get their turn.
+                tokio::task::yield_now().await;
+            }
+        }
+        topics.push(ListOffsetsTopicResponse::default().with_partitions(partitions).with_name(topic.name));
+    }
+    ListOffsetsResponse::default().with_topics(topics)
+}
+
+fn look_up(
+    context: &RequestContext,
+    known: Option<&Topic>,
+    wanted: &ListOffsetsPartition,
+    committed: bool,
+) -> ListOffsetsPartitionResponse {
+    let index = usize::try_from(wanted.partition_index).unwrap_or(usize::MAX);
+    let Some(known) = known.filter(|known| index < known.partitions.len()) else {
+        return failed(wanted, Code::UnknownTopicOrPartition);
+    };
+    let spec = match asked(context.version, wanted.timestamp) {
+        Asked::Find(spec) => spec,
+        Asked::Never => return found(context.version, wanted, &Ok(None)),
+        Asked::Unsupported => return failed(wanted, Code::UnsupportedVersion),
+    };
+    let epoch = LeaderEpoch(wanted.current_leader_epoch);
+    match context.services.hosted.get(TopicPartition::new(known.id, wanted.partition_index)) {
+        Some(partition) => found(context.version, wanted, &partition.find_offset(spec, committed, epoch)),
+        None => failed(wanted, Code::NotLeaderOrFollower),
+    }
 }
 
 fn failed(wanted: &ListOffsetsPartition, code: Code) -> ListOffsetsPartitionResponse {
