@@ -1,6 +1,7 @@
 //! OffsetCommit and OffsetFetch requests of version 10, where topics go by id: the codec of the lower versions does
 //! not know it. Every length is checked against the bytes that are there before anything is reserved.
 
+use crate::wire::guard::REQUEST_ELEMENTS_MAX;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::{GroupId, OffsetCommitRequest, OffsetFetchRequest};
@@ -16,6 +17,8 @@ pub enum OffsetRequestError {
     Truncated,
     #[error("a length or count is malformed")]
     Length,
+    #[error("the request has more than {REQUEST_ELEMENTS_MAX} elements")]
+    TooManyElements,
     #[error("a text is not UTF-8")]
     NotText,
     #[error("{0} bytes follow the request")]
@@ -26,7 +29,7 @@ type Parsed<T> = Result<T, OffsetRequestError>;
 
 /// The body after the header.
 pub fn decode_commit_v10(body: &[u8]) -> Parsed<OffsetCommitRequest> {
-    let mut reader = Reader(body);
+    let mut reader = Reader::new(body);
     let request = OffsetCommitRequest::default()
         .with_group_id(GroupId(reader.text()?))
         .with_generation_id_or_member_epoch(reader.int32()?)
@@ -52,7 +55,7 @@ pub fn decode_commit_v10(body: &[u8]) -> Parsed<OffsetCommitRequest> {
 
 /// The body after the header.
 pub fn decode_fetch_v10(body: &[u8]) -> Parsed<OffsetFetchRequest> {
-    let mut reader = Reader(body);
+    let mut reader = Reader::new(body);
     let groups = reader.array(|reader| {
         let group = OffsetFetchRequestGroup::default()
             .with_group_id(GroupId(reader.text()?))
@@ -73,12 +76,20 @@ pub fn decode_fetch_v10(body: &[u8]) -> Parsed<OffsetFetchRequest> {
     Ok(request)
 }
 
-struct Reader<'a>(&'a [u8]);
+struct Reader<'a> {
+    rest: &'a [u8],
+    /// Of all arrays together, as in the guard: an element may take far more memory than its bytes here.
+    elements_left: usize,
+}
 
 impl<'a> Reader<'a> {
+    fn new(body: &'a [u8]) -> Self {
+        Reader { rest: body, elements_left: REQUEST_ELEMENTS_MAX }
+    }
+
     fn take(&mut self, count: usize) -> Parsed<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(OffsetRequestError::Truncated)?;
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(OffsetRequestError::Truncated)?;
+        self.rest = rest;
         Ok(taken)
     }
 
@@ -130,9 +141,10 @@ impl<'a> Reader<'a> {
     fn nullable_array<T>(&mut self, mut item: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Option<Vec<T>>> {
         let Some(count) = self.varint()?.checked_sub(1) else { return Ok(None) };
         // Each item takes four bytes at least, so a claim beyond that is a lie; and nothing is reserved by it.
-        if count > self.0.len() / 4 {
+        if count > self.rest.len() / 4 {
             return Err(OffsetRequestError::Truncated);
         }
+        self.elements_left = self.elements_left.checked_sub(count).ok_or(OffsetRequestError::TooManyElements)?;
         let mut items = Vec::new();
         for _ in 0..count {
             items.push(item(self)?);
@@ -151,7 +163,7 @@ impl<'a> Reader<'a> {
 
     fn finish(mut self) -> Parsed<()> {
         self.skip_tags()?;
-        if self.0.is_empty() { Ok(()) } else { Err(OffsetRequestError::Trailing(self.0.len())) }
+        if self.rest.is_empty() { Ok(()) } else { Err(OffsetRequestError::Trailing(self.rest.len())) }
     }
 }
 
@@ -194,6 +206,27 @@ mod tests {
     fn a_huge_count_reserves_nothing() {
         let body = b"\xff\xff\xff\xff\x0f\x00\x00";
         assert_eq!(decode_fetch_v10(body), Err(OffsetRequestError::Truncated));
+    }
+
+    #[test]
+    fn elements_are_bounded_over_all_arrays() {
+        // `count` + 1 as a varint of three bytes.
+        let varint = |count: usize| {
+            let n = count + 1;
+            [(n & 0x7f) as u8 | 0x80, (n >> 7 & 0x7f) as u8 | 0x80, (n >> 14) as u8]
+        };
+        let body = |partitions: usize| {
+            let mut body = b"\x02\x02g\0\xff\xff\xff\xff\x02".to_vec();
+            body.extend([7u8; 16]);
+            body.extend(varint(partitions));
+            body.resize(body.len() + 4 * partitions, 0);
+            body.extend([0, 0, 0, 0]);
+            body
+        };
+        // The group and the topic are elements as well.
+        let most = decode_fetch_v10(&body(REQUEST_ELEMENTS_MAX - 2)).expect("as many as may be");
+        assert_eq!(most.groups.len(), 1);
+        assert_eq!(decode_fetch_v10(&body(REQUEST_ELEMENTS_MAX - 1)), Err(OffsetRequestError::TooManyElements));
     }
 
     proptest! {
