@@ -60,40 +60,17 @@ impl ProducerIds {
     }
 }
 
+/// Without a transactional id a producer always gets a fresh id, whatever it brings along: nobody here knows whether
+/// the id is its own, and an epoch handed out twice would let two producers write as one. A producer that recovers
+/// raises its own epoch (KIP-360).
 pub async fn handle(context: &RequestContext, request: InitProducerIdRequest) -> InitProducerIdResponse {
-    let given = (ProducerId(request.producer_id.0), ProducerEpoch(request.producer_epoch));
-    let wish = match request.transactional_id {
-        Some(_) => Wish::Refused(Code::InvalidTxnState),
-        None => decide(context.version, given),
-    };
-    match wish {
-        Wish::Fresh => match context.services.state.producer_ids.next(context).await {
-            Ok(id) => granted(id, ProducerEpoch(0)),
-            Err(code) => refused(code),
-        },
-        Wish::Bumped(id, epoch) => granted(id, epoch),
-        Wish::Refused(code) => refused(code),
+    if request.transactional_id.is_some() {
+        return refused(Code::InvalidTxnState);
     }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Wish {
-    Fresh,
-    /// A producer that recovers keeps its id, with an epoch that fences what it sent before (KIP-360).
-    Bumped(ProducerId, ProducerEpoch),
-    Refused(Code),
-}
-
-fn decide(version: i16, (id, epoch): (ProducerId, ProducerEpoch)) -> Wish {
-    // The last epoch is never handed out: a producer must always be able to be fenced.
-    const EPOCH_MAX: i16 = i16::MAX - 1;
-    if version < 3 || (id == ProducerId::NONE && epoch.0 == -1) {
-        return Wish::Fresh;
+    match context.services.state.producer_ids.next(context).await {
+        Ok(id) => granted(id, ProducerEpoch(0)),
+        Err(code) => refused(code),
     }
-    if id.0 < 0 || epoch.0 < 0 {
-        return Wish::Refused(Code::InvalidRequest);
-    }
-    if epoch.0 >= EPOCH_MAX { Wish::Fresh } else { Wish::Bumped(id, ProducerEpoch(epoch.0 + 1)) }
 }
 
 fn granted(id: ProducerId, epoch: ProducerEpoch) -> InitProducerIdResponse {
@@ -119,16 +96,6 @@ mod tests {
         assert_eq!([ids.take(), ids.take(), ids.take()], [Some(ProducerId(1_000)), Some(ProducerId(1_001)), None]);
         ids.refill(ProducerId(i64::MAX), 1_000);
         assert_eq!(ids.take(), None, "an overflow gives none rather than a wrong one");
-    }
-
-    #[test]
-    fn a_recovering_producer_gets_its_next_epoch_until_they_run_out() {
-        let given = |id, epoch| (ProducerId(id), ProducerEpoch(epoch));
-        assert_eq!(decide(2, given(7, 3)), Wish::Fresh);
-        assert_eq!(decide(4, given(-1, -1)), Wish::Fresh);
-        assert_eq!(decide(4, given(7, 3)), Wish::Bumped(ProducerId(7), ProducerEpoch(4)));
-        assert_eq!(decide(4, given(7, i16::MAX - 1)), Wish::Fresh);
-        assert_eq!(decide(4, given(7, -1)), Wish::Refused(Code::InvalidRequest));
     }
 
     #[test]
