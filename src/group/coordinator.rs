@@ -2,8 +2,8 @@
 
 use super::cell::{Cell, Parked};
 use super::classic::Phase;
-use super::offset_records::{OffsetKey, OffsetRecord};
-use super::settings::Settings;
+use super::offset_records::{OffsetKey, OffsetRecord, floor_char_boundary};
+use super::settings::{GROUP_ID_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
 use super::shell::Shell;
 use super::slot::Slot;
 use super::topic::OFFSETS_TOPIC;
@@ -136,14 +136,14 @@ impl Coordinator {
     pub async fn join(&self, join: Join) -> Result<Joined, GroupError> {
         check_group_id(&join.group)?;
         let slot = self.shell.slot(&join.group)?;
+        // Before a group is made for it: nobody would ever come back to that one.
+        join.check(&self.shell.settings.rules)?;
         let cell = if join.member.is_empty() {
             slot.group_or_new(&join.group, self.shell.settings.rules, self.shell.timers.now())?
         } else {
             slot.group(&join.group)?.ok_or(GroupError::UnknownMember)?
         };
-        let called: String =
-            join.instance.as_ref().unwrap_or(&join.client_id).chars().take(MEMBER_NAME_CHARS_MAX).collect();
-        let fresh_id = format!("{called}-{}", random::uuid());
+        let fresh_id = fresh_member_id(join.instance.as_ref().unwrap_or(&join.client_id));
         let (sender, receiver) = oneshot::channel();
         self.shell.with(&slot, &cell, |entry, now| {
             let ticket = entry.park(Parked::Join(sender));
@@ -252,10 +252,7 @@ impl Coordinator {
 
     /// All or nothing; resolves once the offsets are replicated and visible.
     pub async fn commit_offsets(&self, commit: OffsetCommit) -> Result<(), GroupError> {
-        // The empty id is one that a simple consumer may commit under.
-        if commit.group.len() > GROUP_ID_BYTES_MAX {
-            return Err(GroupError::InvalidGroupId);
-        }
+        check_group_id_length(&commit.group)?;
         let slot = self.shell.slot(&commit.group)?;
         let cell = if commit.generation < 0 {
             slot.group_or_new(&commit.group, self.shell.settings.rules, self.shell.timers.now())?
@@ -315,6 +312,7 @@ impl Coordinator {
     }
 
     fn find(&self, group: &str) -> Result<Option<Place>, GroupError> {
+        check_group_id_length(group)?;
         let slot = self.shell.slot(group)?;
         Ok(slot.group(group)?.map(|cell| (slot, cell)))
     }
@@ -329,7 +327,17 @@ const MEMBER_NAME_CHARS_MAX: usize = 255;
 const GROUP_ID_BYTES_MAX: usize = 4_096;
 
 fn check_group_id(group: &str) -> Result<(), GroupError> {
-    if group.is_empty() || group.len() > GROUP_ID_BYTES_MAX { Err(GroupError::InvalidGroupId) } else { Ok(()) }
+    if group.is_empty() { Err(GroupError::InvalidGroupId) } else { check_group_id_length(group) }
+}
+
+/// Offsets may be committed under the empty name, as in Kafka.
+fn check_group_id_length(group: &str) -> Result<(), GroupError> {
+    if group.len() > GROUP_ID_BYTES_MAX { Err(GroupError::InvalidGroupId) } else { Ok(()) }
+}
+
+fn fresh_member_id(name: &str) -> String {
+    let cut = floor_char_boundary(name, MEMBER_ID_PREFIX_BYTES_MAX);
+    format!("{}-{}", &name[..cut], random::uuid())
 }
 
 #[cfg(test)]

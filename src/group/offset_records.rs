@@ -124,7 +124,8 @@ pub fn encode_batches(
 }
 
 /// What one read chunk holds, and the offset after its last batch. Records of other kinds and control batches are
-/// passed over; one that cannot be read is told to `skipped` and passed over too, as it would be on every node.
+/// passed over; a record, or the records of a batch, that cannot be read are told to `skipped` and passed over too, as
+/// they would be on every node.
 pub fn decode_chunk(
     chunk: &Bytes,
     mut skipped: impl FnMut(Offset, OffsetRecordError),
@@ -137,6 +138,7 @@ pub fn decode_chunk(
         if header.is_control() {
             continue;
         }
+        // Not an error: it would be met again at every try to load the partition, on every node.
         let read = match read_batch(&chunk[position..position + size]) {
             Ok(read) => read,
             Err(error) => {
@@ -189,7 +191,8 @@ fn put_text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend_from_slice(&text.as_bytes()[..cut]);
 }
 
-fn floor_char_boundary(text: &str, most: usize) -> usize {
+/// The last place at or before `most` where a character begins.
+pub(super) fn floor_char_boundary(text: &str, most: usize) -> usize {
     let mut at = text.len().min(most);
     while !text.is_char_boundary(at) {
         at -= 1;
@@ -312,6 +315,25 @@ mod tests {
     fn group_metadata_of_kafka_is_passed_over() {
         assert_eq!(OffsetKey::decode(b"\x00\x02\x00\x02g1"), Ok(None));
         assert_eq!(decode_pair(None, Some(b"x")), Ok(None));
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_read_is_passed_over() {
+        let batch = |base: i64| {
+            let mut builder = BatchBuilder::new().base_offset(Offset(base));
+            builder.append(1, Some(&key().encode()), Some(&encode_value(&committed())), &[]);
+            builder.build().unwrap().to_vec()
+        };
+        let mut malformed = batch(1);
+        *malformed.last_mut().unwrap() = 9;
+        // The codec is lz4 by the header, and the body is nothing of that kind.
+        let mut mislabelled = batch(2);
+        mislabelled[22] |= 3;
+        let chunk = Bytes::from([batch(0), malformed, mislabelled, batch(3)].concat());
+        let mut skipped = Vec::new();
+        let (found, next) = decode_chunk(&chunk, |at, _| skipped.push(at.0)).unwrap();
+        assert_eq!(found.iter().map(|read| read.at.0).collect::<Vec<_>>(), [0, 3]);
+        assert_eq!((skipped, next), (vec![1, 2], Some(Offset(4))));
     }
 
     #[test]

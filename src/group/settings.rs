@@ -5,6 +5,10 @@ use std::time::Duration;
 
 /// Groups one offsets partition holds at most.
 pub const GROUPS_PER_PARTITION_MAX: usize = 10_000;
+/// A group's name at most, in UTF-8. Groups outlive the connections that made them, and so do their names.
+pub const GROUP_ID_BYTES_MAX: usize = 4_096;
+/// What a fresh member id takes of its client's name at most.
+pub const MEMBER_ID_PREFIX_BYTES_MAX: usize = 255;
 /// Members of one group at most, whatever `group.max.size` says: a timer tick looks at all of them.
 pub const GROUP_SIZE_MAX: usize = 5_000;
 /// All of one group's members with metadata and assignments: they travel in one Raft command of at most 256 KiB.

@@ -171,8 +171,9 @@ where
     }
 }
 
-/// Invariants: `serial` counts the requests in flight that are not Produce and is at most 1; while a request is held
-/// back, or the connection is ending, no frame is read.
+/// Invariants: `serial` counts what is in flight that a request held back waits for, which is the requests that are not
+/// Produce, at most one, and the wait of a produce that is itself held back, at most one; while a request is held back,
+/// or the connection is ending, no frame is read.
 struct Connection<R> {
     frames: FrameReader<CountedReader<R>>,
     start: Starter,

@@ -15,6 +15,7 @@ pub mod handlers;
 pub mod listener;
 pub mod log_limit;
 pub mod names;
+pub mod repeated;
 pub mod reply;
 pub mod state;
 pub mod topic_rules;

@@ -17,6 +17,8 @@ pub struct ProduceRules {
     pub keys_required: bool,
     /// `None`: batches stay as the producer compressed them.
     pub compression: Option<Compression>,
+    /// `max.message.bytes`.
+    pub batch_bytes_max: usize,
 }
 
 /// The overrides that a resolved config came from; it holds while they are the same.
@@ -84,6 +86,7 @@ fn resolve(overrides: &Overrides, config: &BrokerConfigs) -> ProduceRules {
         keys_required: topic.compact,
         // "producer" names no codec.
         compression: Compression::from_name(&topic.compression_type),
+        batch_bytes_max: usize::try_from(topic.max_message_bytes).unwrap_or(usize::MAX),
     }
 }
 
@@ -111,7 +114,7 @@ mod tests {
         let (rules, config, me) = (TopicRules::default(), BrokerConfigs::default(), BrokerId(1));
         let mut image = testing::image();
         let topic = image.topic(testing::ORDERS).unwrap().clone();
-        let plain = ProduceRules { keys_required: false, compression: None };
+        let plain = ProduceRules { keys_required: false, compression: None, batch_bytes_max: 1_048_588 };
         assert_eq!(rules.of(&image, &topic, &config, me), plain);
 
         set(&mut image, ConfigResource::Topic("orders".to_string()), "cleanup.policy", "compact,delete");

@@ -20,6 +20,7 @@ pub(super) fn first_record(
         return Ok(whole_batch(header, timestamp_ms, from));
     };
     for record in records.iter() {
+        // The CRC was right when the batch was appended: this is what the client sent, and no damage.
         let Ok(record) = record else { return Ok(whole_batch(header, timestamp_ms, from)) };
         if record.timestamp_ms >= timestamp_ms && record.offset >= from {
             return Ok(Some((record.offset, record.timestamp_ms)));
@@ -66,6 +67,18 @@ mod tests {
         let header = BatchHeader::parse(&bytes).unwrap();
         let find = |ms, from| first_record(&header, &bytes, ms, Offset(from)).unwrap();
         assert_eq!(find(1011, 0), Some((Offset(100), 1011)));
+        assert_eq!(find(1041, 0), None);
+    }
+
+    #[test]
+    fn a_malformed_record_is_answered_by_the_batchs_first() {
+        let mut bytes = Batch::at(100).records(5).timestamps(1000, 10).bytes();
+        // The first record's length.
+        bytes[HEADER_BYTES] = 1;
+        let header = BatchHeader::parse(&bytes).unwrap();
+        let find = |ms, from| first_record(&header, &bytes, ms, Offset(from)).unwrap();
+        assert_eq!(find(1011, 0), Some((Offset(100), 1011)));
+        assert_eq!(find(1011, 103), Some((Offset(103), 1011)));
         assert_eq!(find(1041, 0), None);
     }
 

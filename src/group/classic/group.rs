@@ -406,6 +406,18 @@ impl Member {
 }
 
 impl Join {
+    /// What can be said of a join without its group.
+    pub fn check(&self, rules: &Rules) -> Result<(), GroupError> {
+        let session = milliseconds(self.session_timeout_ms);
+        if !(rules.session_min_ms..=rules.session_max_ms).contains(&session) {
+            return Err(GroupError::InvalidSessionTimeout);
+        }
+        if self.protocol_type.is_empty() || self.protocols.is_empty() {
+            return Err(GroupError::InconsistentProtocol);
+        }
+        Ok(())
+    }
+
     /// As [`Member::stored_bytes`] of the member that this join would make.
     pub(super) fn stored_bytes(&self) -> usize {
         let instance = self.instance.as_deref().unwrap_or_default();
@@ -425,6 +437,11 @@ fn stored_bytes(texts: [&str; 4], protocols: &[(String, Bytes)]) -> usize {
     let protocols: usize =
         protocols.iter().map(|(name, metadata)| name.len() + metadata.len() + 2 * LENGTH_BYTES).sum();
     MEMBER_BYTES + texts + protocols
+}
+
+/// What an id that was given out and not used yet takes.
+pub(super) fn pending_bytes(id: &str) -> usize {
+    MEMBER_BYTES + LENGTH_BYTES + id.len()
 }
 
 pub(super) fn milliseconds(given: i32) -> Millis {

@@ -1,6 +1,6 @@
 //! JoinGroup: who may come in, and how.
 
-use super::group::{Effect, Group, Member, Phase, Wanted, milliseconds, rebalance_timeout};
+use super::group::{Effect, Group, Member, Phase, Wanted, milliseconds, pending_bytes, rebalance_timeout};
 use super::{Join, Joined, Millis, Ticket};
 use crate::group::coordinator::GroupError;
 use crate::group::settings::GROUP_STATE_BYTES_MAX;
@@ -18,10 +18,7 @@ impl Group {
 
     fn admit(&mut self, ticket: Ticket, join: &Join, fresh_id: String, now: Millis) -> Result<(), GroupError> {
         self.check_alive()?;
-        let session = milliseconds(join.session_timeout_ms);
-        if !(self.rules.session_min_ms..=self.rules.session_max_ms).contains(&session) {
-            return Err(GroupError::InvalidSessionTimeout);
-        }
+        join.check(&self.rules)?;
         // The place that this member takes over or has already.
         let own_place = if join.member.is_empty() {
             join.instance.as_ref().and_then(|instance| self.statics.get(instance)).cloned()
@@ -37,8 +34,9 @@ impl Group {
             }
             return Ok(());
         }
+        // Ids are given in advance to dynamic members alone. A static one that came with one would take a living
+        // member's instance id without fencing it.
         if join.instance.is_some() && self.pending.contains_key(&join.member) {
-            // An id given to a member without an instance: taking one with it would pass by the instance's own member.
             return Err(GroupError::UnknownMember);
         }
         if self.pending.remove(&join.member).is_some() {
@@ -55,7 +53,7 @@ impl Group {
         let mut others = self.members.iter().filter(|(id, _)| Some(id.as_str()) != own_place).peekable();
         let others_exist = others.peek().is_some();
         let fits_type = !others_exist || join.protocol_type == self.protocol_type;
-        if join.protocol_type.is_empty() || join.protocols.is_empty() || !fits_type {
+        if !fits_type {
             return Err(GroupError::InconsistentProtocol);
         }
         let others: Vec<&Member> = others.map(|(_, member)| member).collect();
@@ -66,12 +64,13 @@ impl Group {
         }
     }
 
-    /// All members travel in one Raft command.
+    /// All members travel in one Raft command; ids given out count, since they are kept as well.
     fn check_bytes(&self, join: &Join, own_place: Option<&str>) -> Result<(), GroupError> {
         let others = self.members.iter().filter(|(id, _)| Some(id.as_str()) != own_place);
-        let pending: usize = self.pending.keys().map(String::len).sum();
-        let held: usize = pending + others.map(|(id, member)| member.stored_bytes(id)).sum::<usize>();
-        if held + join.stored_bytes() > GROUP_STATE_BYTES_MAX { Err(GroupError::GroupFull) } else { Ok(()) }
+        let held: usize = others.map(|(id, member)| member.stored_bytes(id)).sum();
+        let pending = self.pending.keys().filter(|id| Some(id.as_str()) != own_place);
+        let given_out: usize = pending.map(|id| pending_bytes(id)).sum();
+        if held + given_out + join.stored_bytes() > GROUP_STATE_BYTES_MAX { Err(GroupError::GroupFull) } else { Ok(()) }
     }
 
     fn check_size(&self) -> Result<(), GroupError> {

@@ -480,6 +480,45 @@ fn ids_given_out_are_waited_for_and_count() {
 }
 
 #[test]
+fn an_id_given_out_does_not_take_a_static_members_place() {
+    golden(
+        at_once(),
+        "
+        @0 join s instance=i
+            join#1 s-1 gen=1 range leader=s-1 [\"s-1:t\"]
+            = CompletingRebalance gen=1 until 10000
+        @2 join a v=4
+            join#2 MemberIdRequired(\"a-2\")
+            = CompletingRebalance gen=1 until 10000
+        @3 join a as=a-2 instance=i v=5
+            join#3 UnknownMember
+            = CompletingRebalance gen=1 until 10000
+        ",
+    );
+}
+
+#[test]
+fn ids_given_out_have_their_share_of_the_groups_bytes() {
+    let mut join = Join {
+        session_timeout_ms: 10_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![("range".into(), Bytes::new())],
+        member_id_required: true,
+        ..Join::default()
+    };
+    let mut group = Group::new(Rules { group_size_max: 5_000, ..RULES }, 0);
+    let refused = (0..5_000u64).find(|n| {
+        let id = format!("{n:01000}");
+        group.join(Ticket(*n), &join, id, 1) == [Effect::Joined(Ticket(*n), Err(GroupError::GroupFull))]
+    });
+    assert!(refused.is_some_and(|n| (n as usize) < GROUP_STATE_BYTES_MAX / 1_000), "{refused:?}");
+    // Who uses its id is not counted twice.
+    join.member = format!("{:01000}", 0);
+    join.client_id = "c".repeat(100);
+    assert_eq!(group.join(Ticket(9_999), &join, String::new(), 2), []);
+}
+
+#[test]
 fn a_client_that_gives_up_leaves_nothing() {
     golden(
         at_once(),

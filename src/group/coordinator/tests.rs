@@ -347,3 +347,31 @@ async fn offsets_of_topics_that_are_gone_are_buried_at_loading() {
     until(|| stage.groups.fetch_offsets("g", None, false).is_ok_and(|all| all.len() == 1)).await;
     assert_eq!(stage.fetched(false), Ok(Some(8)));
 }
+
+#[tokio::test]
+async fn no_group_is_made_for_what_is_refused_anyway() {
+    let stage = Stage::new().await;
+    let short = Join { session_timeout_ms: 1, ..join("a", "") };
+    assert_eq!(stage.groups.join(short).await, Err(GroupError::InvalidSessionTimeout));
+    let none = Join { protocols: Vec::new(), ..join("a", "") };
+    assert_eq!(stage.groups.join(none).await, Err(GroupError::InconsistentProtocol));
+    let long = "g".repeat(GROUP_ID_BYTES_MAX + 1);
+    let named = Join { group: long.clone(), ..join("a", "") };
+    assert_eq!(stage.groups.join(named).await, Err(GroupError::InvalidGroupId));
+    let committed = stage.groups.commit_offsets(OffsetCommit { group: long.clone(), ..commit("", -1, 7) }).await;
+    assert_eq!(committed, Err(GroupError::InvalidGroupId));
+    assert_eq!(stage.groups.fetch_offsets(&long, None, false), Err(GroupError::InvalidGroupId));
+    assert_eq!(stage.groups.describe(&long), Err(GroupError::InvalidGroupId));
+    assert_eq!(stage.groups.heartbeat(&long, "m", None, 1), Err(GroupError::InvalidGroupId));
+    assert_eq!(stage.groups.list().groups, []);
+    let nameless = OffsetCommit { group: String::new(), ..commit("", -1, 7) };
+    assert_eq!(stage.groups.commit_offsets(nameless).await, Ok(()), "legal, as in Kafka");
+}
+
+#[test]
+fn a_fresh_member_id_has_a_bounded_part_of_its_clients_name() {
+    assert!(fresh_member_id("app").starts_with("app-"));
+    // Characters of three bytes: 255 is between two of them, and with one byte before them the last whole one ends at 253.
+    assert_eq!(fresh_member_id(&"\u{20ac}".repeat(1_000)).find('-'), Some(255));
+    assert_eq!(fresh_member_id(&format!("x{}", "\u{20ac}".repeat(1_000))).find('-'), Some(253));
+}

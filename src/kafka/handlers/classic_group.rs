@@ -4,6 +4,7 @@
 use crate::group::coordinator::{Description, GroupError, Join, Joined, Listing, SyncGroup, Synced};
 use crate::kafka::context::RequestContext;
 use crate::kafka::errors;
+use crate::kafka::repeated::first_of_each;
 use bytes::Bytes;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
@@ -148,10 +149,8 @@ fn leave_response(
 }
 
 pub async fn describe(context: &RequestContext, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
-    // Named twice is described once: what is answered must not grow past what there is.
-    let mut seen = BTreeSet::new();
-    let groups = request.groups.into_iter().filter(|group| seen.insert(group.clone()));
-    let described = groups.map(|group| {
+    let groups = first_of_each(request.groups, Clone::clone);
+    let described = groups.into_iter().map(|group| {
         let outcome = context.services.groups.describe(&group);
         described_group(context.version, group, outcome, request.include_authorized_operations)
     });

@@ -7,6 +7,7 @@ use crate::ids::*;
 use crate::kafka::context::RequestContext;
 use crate::kafka::errors::Code;
 use crate::kafka::names::{is_valid_topic, text};
+use crate::kafka::repeated::first_of_each;
 use crate::metadata::command::ConfigResource;
 use crate::metadata::image::Image;
 use imbl::OrdMap;
@@ -157,7 +158,7 @@ impl Shown {
 
 pub async fn describe(context: &RequestContext, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
     let services = &context.services;
-    answer(&services.quorum.image(), &services.config.kafka, services.config.node_id, context.version, &request)
+    answer(&services.quorum.image(), &services.config.kafka, services.config.node_id, context.version, request)
 }
 
 fn answer(
@@ -165,13 +166,12 @@ fn answer(
     fixed: &BrokerConfigs,
     me: BrokerId,
     version: i16,
-    request: &DescribeConfigsRequest,
+    request: DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
     let layers = Layers::of(image, fixed, me);
-    // Named twice is described once: what is answered must not grow past what there is.
-    let mut seen = BTreeSet::new();
-    let mut is_first = |of: &&DescribeConfigsResource| seen.insert((of.resource_type, of.resource_name.clone()));
-    let results = request.resources.iter().filter(|of| is_first(of)).map(|resource| {
+    let resources =
+        first_of_each(request.resources, |resource| (resource.resource_type, resource.resource_name.clone()));
+    let results = resources.iter().map(|resource| {
         let row = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone())
@@ -210,6 +210,10 @@ fn shown(
         }
         BROKER if name.is_empty() => Ok(of_all_brokers(layers)),
         BROKER => match name.parse::<i32>() {
+            // In one way only: "01" and "+1" would be more names for the same.
+            Ok(id) if id.to_string() != name => {
+                Err(Failed::new(Code::InvalidRequest, "a broker is named by its number"))
+            }
             Ok(id) if id == me.0 => Ok(of_broker(layers)),
             // What was given to another node's file is known there alone.
             Ok(id) => Err(Failed::new(Code::InvalidRequest, format!("this is broker {me}; ask broker {id} itself"))),
@@ -244,12 +248,13 @@ mod tests {
             .with_resource_name(text(name))
             .with_configuration_keys(None);
         let request = DescribeConfigsRequest::default()
-            .with_resources(vec![resource])
+            .with_resources(vec![resource.clone(), resource])
             .with_include_synonyms(true)
             .with_include_documentation(true);
         let fixed = BrokerConfigs::default().with_overrides([("log.retention.ms", "8")]);
-        let mut response = answer(&image(), &fixed, BrokerId(1), version, &request);
+        let mut response = answer(&image(), &fixed, BrokerId(1), version, request);
         testing::encodes(DESCRIBE_CONFIGS, version, &response);
+        assert_eq!(response.results.len(), 1, "asked twice, answered once");
         response.results.remove(0)
     }
 
@@ -267,6 +272,7 @@ mod tests {
                 (BROKER, "1", 0),
                 (BROKER, "", 0),
                 (BROKER, "2", 42),
+                (BROKER, "01", 42),
                 (8, "1", 42),
             ] {
                 assert_eq!(ask(version, kind, name).error_code, code, "{kind} {name}");

@@ -13,7 +13,7 @@ use crate::kafka::budget::Lease;
 use crate::kafka::context::RequestContext;
 use crate::kafka::endpoints::{Door, NamedLeaders, newest_leader};
 use crate::kafka::errors::{self, Code};
-use crate::kafka::names::text;
+use crate::kafka::names::{is_valid_topic, text};
 use crate::metadata::image::Image;
 use crate::metadata::image::topics::Topic;
 use crate::platform::{clock, random};
@@ -103,7 +103,7 @@ pub async fn handle(context: &RequestContext, request: FetchRequest) -> (FetchRe
     let wants_session = context.version >= WITH_SESSIONS && request.session_epoch == EPOCH_FIRST;
     let is_kept = matches!(held, Held::Kept(_));
     let session = held.session();
-    update(session, context.version, &request);
+    let refused = update(session, context.version, &request);
 
     let allowance = (state.reply_bytes.available() / 8).clamp(FETCH_BYTES_FLOOR, FETCH_BYTES_MAX);
     let rules = Rules {
@@ -114,10 +114,13 @@ pub async fn handle(context: &RequestContext, request: FetchRequest) -> (FetchRe
         is_incremental: is_kept,
     };
     let gathering = Gathering { context, fetcher, rules };
-    let deadline = Instant::now() + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+    // An error is told at once.
+    let wait_ms = if refused.is_empty() { u64::try_from(request.max_wait_ms).unwrap_or(0) } else { 0 };
+    let deadline = Instant::now() + Duration::from_millis(wait_ms);
     let round = gathering.run(session, deadline, is_kept || wants_session).await;
     let lease = state.reply_bytes.lease(round.bytes());
-    let answered = round.finish(session);
+    let mut answered = round.finish(session);
+    answered.extend(refused);
 
     let session_id = match held {
         Held::Kept(kept) => kept.id,
@@ -153,8 +156,10 @@ fn topic_key(version: i16, name: &TopicName, id: uuid::Uuid) -> TopicKey {
     if version >= BY_ID { TopicKey::Id(TopicId(id)) } else { TopicKey::Name(TopicName(text(name))) }
 }
 
-/// Brings the session to what the request wants now.
-fn update(session: &mut Session, version: i16, request: &FetchRequest) {
+/// Brings the session to what the request wants now. Topics that cannot exist do not get in, since a session and the
+/// names in it outlive the connection: they are returned, answered already.
+fn update(session: &mut Session, version: i16, request: &FetchRequest) -> Vec<Answered> {
+    let mut refused = Vec::new();
     for topic in &request.forgotten_topics_data {
         let key = topic_key(version, &topic.topic, topic.topic_id);
         for partition in &topic.partitions {
@@ -168,6 +173,14 @@ fn update(session: &mut Session, version: i16, request: &FetchRequest) {
     }
     for topic in &request.topics {
         let key = topic_key(version, &topic.topic, topic.topic_id);
+        if version < BY_ID && !is_valid_topic(&topic.topic) {
+            refused.extend(topic.partitions.iter().map(|asked| Answered {
+                topic: key.clone(),
+                partition: asked.partition,
+                outcome: Err(unplaced(Code::UnknownTopicOrPartition)),
+            }));
+            continue;
+        }
         for asked in &topic.partitions {
             let wish = Wish {
                 offset: Offset(asked.fetch_offset),
@@ -183,6 +196,7 @@ fn update(session: &mut Session, version: i16, request: &FetchRequest) {
         session.swept = Some(clock::now());
         session.heat_all();
     }
+    refused
 }
 
 /// Reads, and waits while there is not enough.
@@ -288,15 +302,19 @@ impl Gathering<'_> {
     }
 }
 
+/// Of a partition that there is not.
+fn unplaced(code: Code) -> Failure {
+    Failure { code, id: None, hint: None, log_start: Offset(-1) }
+}
+
 fn known<'a>(image: &'a Image, topic: &TopicKey, partition: i32) -> Result<&'a Arc<Topic>, Failure> {
-    let refuse = |code| Failure { code, id: None, hint: None, log_start: Offset(-1) };
     let topic = match topic {
-        TopicKey::Name(name) => image.topic_by_name(name).ok_or_else(|| refuse(Code::UnknownTopicOrPartition))?,
-        TopicKey::Id(id) => image.topic(*id).ok_or_else(|| refuse(Code::UnknownTopicId))?,
+        TopicKey::Name(name) => image.topic_by_name(name).ok_or_else(|| unplaced(Code::UnknownTopicOrPartition))?,
+        TopicKey::Id(id) => image.topic(*id).ok_or_else(|| unplaced(Code::UnknownTopicId))?,
     };
     match usize::try_from(partition) {
         Ok(index) if index < topic.partitions.len() => Ok(topic),
-        _ => Err(refuse(Code::UnknownTopicOrPartition)),
+        _ => Err(unplaced(Code::UnknownTopicOrPartition)),
     }
 }
 

@@ -129,3 +129,20 @@ fn sessions_open_by_epoch() {
     assert!(matches!(ask(7, id, EPOCH_NONE), Ok(Held::Own(_))));
     assert_eq!(ask(7, id, 2).err(), Some(Code::FetchSessionIdNotFound), "the last fetch ended it");
 }
+
+#[test]
+fn topics_that_cannot_exist_are_answered_and_not_kept() {
+    let topic = |name: &str| {
+        let partitions = vec![FetchPartition::default().with_partition(4)];
+        FetchTopic::default().with_topic(topic_name(name)).with_partitions(partitions)
+    };
+    let long = "x".repeat(30_000);
+    let request = FetchRequest::default().with_topics(vec![topic("orders"), topic(&long), topic("a b")]);
+    let mut session = Session::default();
+    let refused = update(&mut session, 12, &request);
+    assert_eq!(session.hot().len(), 1);
+    let codes: Vec<_> = refused.iter().map(|one| (one.partition, one.outcome.as_ref().err().unwrap().code)).collect();
+    assert_eq!(codes, [(4, Code::UnknownTopicOrPartition); 2]);
+    let response = respond(12, &testing::image(), DOOR, false, refused);
+    testing::encodes(FETCH, 12, &response);
+}

@@ -60,33 +60,16 @@ impl ProducerIds {
     }
 }
 
+/// Without a transactional id a producer always gets a fresh id, whatever it brings along: nobody here knows whether
+/// the id is its own, and an epoch handed out twice would let two producers write as one. A producer that recovers
+/// raises its own epoch (KIP-360).
 pub async fn handle(context: &RequestContext, request: InitProducerIdRequest) -> InitProducerIdResponse {
-    let given = (ProducerId(request.producer_id.0), ProducerEpoch(request.producer_epoch));
-    let wish = match request.transactional_id {
-        Some(_) => Wish::Refused(Code::InvalidTxnState),
-        None => decide(context.version, given),
-    };
-    match wish {
-        Wish::Fresh => match context.services.state.producer_ids.next(context).await {
-            Ok(id) => granted(id, ProducerEpoch(0)),
-            Err(code) => refused(code),
-        },
-        Wish::Refused(code) => refused(code),
+    if request.transactional_id.is_some() {
+        return refused(Code::InvalidTxnState);
     }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Wish {
-    Fresh,
-    Refused(Code),
-}
-
-fn decide(version: i16, (id, epoch): (ProducerId, ProducerEpoch)) -> Wish {
-    // Without a transactional id nothing proves that the id given is the asker's: it gets one of its own.
-    if version < 3 || (id == ProducerId::NONE && epoch.0 == -1) || (id.0 >= 0 && epoch.0 >= 0) {
-        Wish::Fresh
-    } else {
-        Wish::Refused(Code::InvalidRequest)
+    match context.services.state.producer_ids.next(context).await {
+        Ok(id) => granted(id, ProducerEpoch(0)),
+        Err(code) => refused(code),
     }
 }
 
@@ -113,15 +96,6 @@ mod tests {
         assert_eq!([ids.take(), ids.take(), ids.take()], [Some(ProducerId(1_000)), Some(ProducerId(1_001)), None]);
         ids.refill(ProducerId(i64::MAX), 1_000);
         assert_eq!(ids.take(), None, "an overflow gives none rather than a wrong one");
-    }
-
-    #[test]
-    fn a_recovering_producer_gets_an_id_of_its_own() {
-        let given = |id, epoch| (ProducerId(id), ProducerEpoch(epoch));
-        assert_eq!(decide(2, given(7, 3)), Wish::Fresh);
-        assert_eq!(decide(4, given(-1, -1)), Wish::Fresh);
-        assert_eq!(decide(4, given(7, 3)), Wish::Fresh, "nothing proves that 7 is the asker's");
-        assert_eq!(decide(4, given(7, -1)), Wish::Refused(Code::InvalidRequest));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use crate::metadata::image::topics::Topic;
 use crate::replica::partition::{FoundOffset, OffsetSpec, PartitionError};
 use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
-use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
-use std::collections::BTreeSet;
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicName};
+use std::collections::HashMap;
 
 const READ_COMMITTED: i8 = 1;
 
@@ -34,24 +34,51 @@ fn asked(version: i16, timestamp: i64) -> Asked {
     }
 }
 
+impl Asked {
+    /// Whether batches must be read, and perhaps decompressed, to find it.
+    fn searches(self) -> bool {
+        matches!(self, Asked::Find(OffsetSpec::AtTime(_) | OffsetSpec::MaxTimestamp))
+    }
+}
+
+/// How often each partition is named; more than once is an error, as in Kafka, and would be work without bound.
+struct Named(HashMap<(TopicName, i32), usize>);
+
+impl Named {
+    fn of(request: &ListOffsetsRequest) -> Named {
+        let mut named = HashMap::new();
+        for topic in &request.topics {
+            for wanted in &topic.partitions {
+                *named.entry((topic.name.clone(), wanted.partition_index)).or_default() += 1;
+            }
+        }
+        Named(named)
+    }
+
+    fn is_repeated(&self, topic: &TopicName, partition: i32) -> bool {
+        self.0.get(&(topic.clone(), partition)).is_some_and(|count| *count > 1)
+    }
+}
+
 pub async fn handle(context: &RequestContext, request: ListOffsetsRequest) -> ListOffsetsResponse {
     let version = context.version;
     let committed = version >= 2 && request.isolation_level == READ_COMMITTED;
     let image = context.services.quorum.image();
-    let mut seen = BTreeSet::new();
+    let named = Named::of(&request);
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let known = image.topic_by_name(&topic.name);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for wanted in &topic.partitions {
-            // As in Kafka; and one request costs no more than one look at each partition.
-            if !seen.insert((topic.name.clone(), wanted.partition_index)) {
-                partitions.push(failed(wanted, Code::InvalidRequest));
-                continue;
-            }
-            partitions.push(look_up(context, known.map(|known| &**known), wanted, committed));
-            if wanted.timestamp >= 0 {
-                // It may have decompressed a batch: others on this thread get their turn.
+            let asked = asked(version, wanted.timestamp);
+            let row = if named.is_repeated(&topic.name, wanted.partition_index) {
+                failed(wanted, Code::InvalidRequest)
+            } else {
+                find(context, known.map(|known| &**known), wanted, asked, committed)
+            };
+            partitions.push(row);
+            if asked.searches() {
+                // One request may name thousands: others get their turn in between.
                 tokio::task::yield_now().await;
             }
         }
@@ -60,23 +87,24 @@ pub async fn handle(context: &RequestContext, request: ListOffsetsRequest) -> Li
     ListOffsetsResponse::default().with_topics(topics)
 }
 
-fn look_up(
+fn find(
     context: &RequestContext,
-    known: Option<&Topic>,
+    topic: Option<&Topic>,
     wanted: &ListOffsetsPartition,
+    asked: Asked,
     committed: bool,
 ) -> ListOffsetsPartitionResponse {
     let index = usize::try_from(wanted.partition_index).unwrap_or(usize::MAX);
-    let Some(known) = known.filter(|known| index < known.partitions.len()) else {
+    let Some(topic) = topic.filter(|topic| index < topic.partitions.len()) else {
         return failed(wanted, Code::UnknownTopicOrPartition);
     };
-    let spec = match asked(context.version, wanted.timestamp) {
+    let spec = match asked {
         Asked::Find(spec) => spec,
         Asked::Never => return found(context.version, wanted, &Ok(None)),
         Asked::Unsupported => return failed(wanted, Code::UnsupportedVersion),
     };
     let epoch = LeaderEpoch(wanted.current_leader_epoch);
-    match context.services.hosted.get(TopicPartition::new(known.id, wanted.partition_index)) {
+    match context.services.hosted.get(TopicPartition::new(topic.id, wanted.partition_index)) {
         Some(partition) => found(context.version, wanted, &partition.find_offset(spec, committed, epoch)),
         None => failed(wanted, Code::NotLeaderOrFollower),
     }
@@ -115,6 +143,7 @@ mod tests {
     use crate::kafka::handlers::metadata::testing;
     use crate::kafka::names::topic_name;
     use crate::kafka::versions::LIST_OFFSETS;
+    use kafka_protocol::messages::list_offsets_request::ListOffsetsTopic;
 
     #[test]
     fn special_timestamps_are_known_from_their_versions_on() {
@@ -127,6 +156,22 @@ mod tests {
         for (version, timestamp) in [(6, -3), (7, -4), (8, -5), (10, -6), (10, i64::MIN)] {
             assert_eq!(asked(version, timestamp), Asked::Unsupported, "v{version} {timestamp}");
         }
+    }
+
+    #[test]
+    fn a_partition_named_twice_is_known_and_searches_are_told_apart() {
+        let partition = |index| ListOffsetsPartition::default().with_partition_index(index);
+        let topic =
+            |name, partitions| ListOffsetsTopic::default().with_name(topic_name(name)).with_partitions(partitions);
+        let topics = vec![
+            topic("t", vec![partition(0), partition(1)]),
+            topic("u", vec![partition(0)]),
+            topic("t", vec![partition(1)]),
+        ];
+        let named = Named::of(&ListOffsetsRequest::default().with_topics(topics));
+        let repeated = [("t", 0), ("t", 1), ("u", 0)].map(|(name, index)| named.is_repeated(&topic_name(name), index));
+        assert_eq!(repeated, [false, true, false]);
+        assert_eq!([5, -3, -1, -2].map(|timestamp| asked(7, timestamp).searches()), [true, true, false, false]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! OffsetCommit and OffsetFetch requests of version 10, where topics go by id: the codec of the lower versions does
 //! not know it. Every length is checked against the bytes that are there before anything is reserved.
 
-use crate::wire::guard;
+use crate::wire::guard::REQUEST_ELEMENTS_MAX;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::{GroupId, OffsetCommitRequest, OffsetFetchRequest};
@@ -17,6 +17,8 @@ pub enum OffsetRequestError {
     Truncated,
     #[error("a length or count is malformed")]
     Length,
+    #[error("the request has more than {REQUEST_ELEMENTS_MAX} elements")]
+    TooManyElements,
     #[error("a text is not UTF-8")]
     NotText,
 }
@@ -72,20 +74,15 @@ pub fn decode_fetch_v10(body: &[u8]) -> Parsed<OffsetFetchRequest> {
     Ok(request)
 }
 
-/// Invariant: `elements_left` bounds what all arrays of the request together may still hold, as the guard does for others.
 struct Reader<'a> {
     rest: &'a [u8],
+    /// Of all arrays together, as in the guard: an element may take far more memory than its bytes here.
     elements_left: usize,
 }
 
 impl<'a> Reader<'a> {
     fn new(body: &'a [u8]) -> Self {
-        Reader { rest: body, elements_left: guard::REQUEST_ELEMENTS_MAX }
-    }
-
-    fn elements(&mut self, count: usize) -> Parsed<()> {
-        self.elements_left = self.elements_left.checked_sub(count).ok_or(OffsetRequestError::Length)?;
-        Ok(())
+        Reader { rest: body, elements_left: REQUEST_ELEMENTS_MAX }
     }
 
     fn take(&mut self, count: usize) -> Parsed<&'a [u8]> {
@@ -145,7 +142,7 @@ impl<'a> Reader<'a> {
         if count > self.rest.len() / 4 {
             return Err(OffsetRequestError::Truncated);
         }
-        self.elements(count)?;
+        self.elements_left = self.elements_left.checked_sub(count).ok_or(OffsetRequestError::TooManyElements)?;
         let mut items = Vec::new();
         for _ in 0..count {
             items.push(item(self)?);
@@ -165,8 +162,8 @@ impl<'a> Reader<'a> {
     }
 
     fn finish(mut self) -> Parsed<()> {
-        // What follows is ignored, as in every other request.
-        self.skip_tags()
+        self.skip_tags()?;
+        if self.rest.is_empty() { Ok(()) } else { Err(OffsetRequestError::Trailing(self.rest.len())) }
     }
 }
 
@@ -209,6 +206,27 @@ mod tests {
     fn a_huge_count_reserves_nothing() {
         let body = b"\xff\xff\xff\xff\x0f\x00\x00";
         assert_eq!(decode_fetch_v10(body), Err(OffsetRequestError::Truncated));
+    }
+
+    #[test]
+    fn elements_are_bounded_over_all_arrays() {
+        // `count` + 1 as a varint of three bytes.
+        let varint = |count: usize| {
+            let n = count + 1;
+            [(n & 0x7f) as u8 | 0x80, (n >> 7 & 0x7f) as u8 | 0x80, (n >> 14) as u8]
+        };
+        let body = |partitions: usize| {
+            let mut body = b"\x02\x02g\0\xff\xff\xff\xff\x02".to_vec();
+            body.extend([7u8; 16]);
+            body.extend(varint(partitions));
+            body.resize(body.len() + 4 * partitions, 0);
+            body.extend([0, 0, 0, 0]);
+            body
+        };
+        // The group and the topic are elements as well.
+        let most = decode_fetch_v10(&body(REQUEST_ELEMENTS_MAX - 2)).expect("as many as may be");
+        assert_eq!(most.groups.len(), 1);
+        assert_eq!(decode_fetch_v10(&body(REQUEST_ELEMENTS_MAX - 1)), Err(OffsetRequestError::TooManyElements));
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use crate::group::coordinator::{Committed, FetchedOffsets, GroupError, OffsetCom
 use crate::ids::TopicId;
 use crate::kafka::context::RequestContext;
 use crate::kafka::errors;
+use crate::kafka::repeated::{each_partition_once, first_of_each};
 use crate::metadata::image::Image;
 use crate::platform::clock;
 use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
@@ -115,9 +116,8 @@ pub async fn fetch(context: &RequestContext, request: OffsetFetchRequest) -> Off
         let outcome = fetch_group(context, &request.group_id, topics, stable);
         return single_response(context.version, outcome);
     }
-    // Named twice is answered once: what is answered must not grow past what there is.
-    let mut seen = BTreeSet::new();
-    let groups = request.groups.into_iter().filter(|group| seen.insert(group.group_id.clone())).map(|group| {
+    let groups = first_of_each(request.groups, |group| group.group_id.clone());
+    let groups = groups.into_iter().map(|group| {
         let topics = group.topics.map(|topics| {
             topics.into_iter().map(|topic| (topic.name, topic.topic_id, topic.partition_indexes)).collect()
         });
@@ -134,10 +134,11 @@ type GroupOutcome = Result<Vec<FetchedTopic>, (GroupError, AskedTopics)>;
 fn fetch_group(context: &RequestContext, group: &str, asked: Option<AskedTopics>, stable: bool) -> GroupOutcome {
     let groups = &context.services.groups;
     let image = context.services.quorum.image();
-    let Some(asked) = asked else {
+    let Some(mut asked) = asked else {
         let found = groups.fetch_offsets(group, None, stable).map_err(|error| (error, Vec::new()))?;
         return Ok(found_topics(&image, context.version, found));
     };
+    each_partition_once(&mut asked, |(name, id, _)| (name.clone(), *id), |(.., partitions)| partitions);
     let names: Vec<Result<String, GroupError>> =
         asked.iter().map(|(name, id, _)| topic_name(&image, context.version, name, *id)).collect();
     let wanted: Vec<(String, Vec<i32>)> = names

@@ -10,6 +10,7 @@ use crate::kafka::endpoints::{Door, NamedLeaders, newest_leader};
 use crate::kafka::errors::{self, Code};
 use crate::kafka::names::{is_internal, text};
 use crate::kafka::reply::Reply;
+use crate::log::partition_log::AppendError;
 use crate::metadata::image::Image;
 use crate::metadata::image::topics::Topic;
 use crate::replica::partition::{AppendOutcome, HighWatermarkWait, LeaderHint, PartitionError};
@@ -47,12 +48,16 @@ enum Failure {
     UnknownTopicId,
     #[error("the topic has no such partition")]
     NoSuchPartition,
-    #[error("the topic is internal: only the brokers write to it")]
-    Internal,
+    #[error("only the cluster itself writes to this topic")]
+    InternalTopic,
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error(transparent)]
     Partition(#[from] PartitionError),
+    /// Where the log starts tells a producer whether its earlier records were deleted, after which it may begin anew,
+    /// or are missing.
+    #[error("{error}")]
+    UnknownProducer { error: PartitionError, log_start: Offset },
     #[error("not replicated within the request's timeout")]
     TimedOut,
 }
@@ -64,9 +69,9 @@ impl Failure {
             Failure::Transactional => Code::InvalidTxnState,
             Failure::UnknownTopic | Failure::NoSuchPartition => Code::UnknownTopicOrPartition,
             Failure::UnknownTopicId => Code::UnknownTopicId,
-            Failure::Internal => Code::InvalidTopicException,
+            Failure::InternalTopic => Code::InvalidTopicException,
             Failure::Refused(refusal) => refusal.code(),
-            Failure::Partition(error) => errors::partition(error),
+            Failure::Partition(error) | Failure::UnknownProducer { error, .. } => errors::partition(error),
             Failure::TimedOut => Code::RequestTimedOut,
         }
     }
@@ -96,16 +101,8 @@ pub fn expected_soon(context: &RequestContext, request: &ProduceRequest) -> Opti
     let wanted: Vec<TopicProduceData> = request.topic_data.clone();
     let all_here = move || {
         let image = services.quorum.image();
-        wanted.iter().all(|topic| {
-            let Some(known) = find(&image, version, topic) else { return false };
-            // A partition that the image gives to another broker is not waited for.
-            let is_ours = |index| image.partition(TopicPartition::new(known.id, index)).is_some_and(|p| p.leader == me);
-            let leads = |index| {
-                let partition = services.hosted.get(TopicPartition::new(known.id, index));
-                partition.is_some_and(|partition| partition.leader_hint().leader == me)
-            };
-            topic.partition_data.iter().all(|data| !is_ours(data.index) || leads(data.index))
-        })
+        let leader_by_replica = |id| services.hosted.get(id).and_then(|partition| partition.leader_hint().leader);
+        !is_expected(&image, services.config.node_id, version, &wanted, leader_by_replica)
     };
     if all_here() {
         return None;
@@ -116,6 +113,25 @@ pub fn expected_soon(context: &RequestContext, request: &ProduceRequest) -> Opti
         }
     };
     Some(Box::pin(async move { tokio::time::timeout(EXPECTED_WAIT, wait).await.unwrap_or_default() }))
+}
+
+/// Whether any of the partitions is about to be led here: its topic is not known yet, or the metadata made this broker
+/// its leader and the replica has not followed. What another broker leads is not worth a wait.
+fn is_expected(
+    image: &Image,
+    me: BrokerId,
+    version: i16,
+    wanted: &[TopicProduceData],
+    leader_by_replica: impl Fn(TopicPartition) -> Option<BrokerId>,
+) -> bool {
+    wanted.iter().any(|topic| {
+        let Some(known) = find(image, version, topic) else { return true };
+        topic.partition_data.iter().any(|data| {
+            let id = TopicPartition::new(known.id, data.index);
+            let leader = image.partition(id).and_then(|partition| partition.leader);
+            leader == Some(me) && leader_by_replica(id) != Some(me)
+        })
+    })
 }
 
 pub fn start(context: &RequestContext, header: &Header, request: ProduceRequest) -> Started {
@@ -180,6 +196,10 @@ fn append(
     acks: i16,
 ) -> Result<AppendOutcome, Failure> {
     let services = &context.services;
+    // What stands there decides what groups have consumed; it is in a format of its own.
+    if is_internal(&topic.name) {
+        return Err(Failure::InternalTopic);
+    }
     if usize::try_from(data.index).map_or(true, |index| index >= topic.partitions.len()) {
         return Err(Failure::NoSuchPartition);
     }
@@ -190,7 +210,12 @@ fn append(
     let partition = services.hosted.get(TopicPartition::new(topic.id, data.index)).ok_or(PartitionError::NotHosted)?;
     let rules = services.state.topic_rules.of(image, topic, &services.config.kafka, services.config.node_id);
     let batches = produce_records::prepare(context.version, data.records, rules)?;
-    Ok(partition.append(&batches, acks)?)
+    partition.append(&batches, acks).map_err(|error| match error {
+        PartitionError::Append(AppendError::UnknownProducer(_)) => {
+            Failure::UnknownProducer { error, log_start: partition.status().log_start }
+        }
+        error => Failure::Partition(error),
+    })
 }
 
 impl Rows {
@@ -274,7 +299,9 @@ impl Row {
         let code = failure.code();
         row.error_code = code.code();
         row.base_offset = -1;
-        if let (Some(log_start), true) = (self.log_start, version >= WITH_LOG_START) {
+        if let Failure::UnknownProducer { log_start, .. } = &failure
+            && version >= WITH_LOG_START
+        {
             row.log_start_offset = log_start.0;
         }
         if version >= WITH_MESSAGE {
@@ -302,7 +329,7 @@ mod tests {
     use crate::kafka::handlers::metadata::testing;
     use crate::kafka::names::topic_name;
     use crate::kafka::versions::PRODUCE;
-    use crate::log::partition_log::{AppendError, Appended};
+    use crate::log::partition_log::Appended;
     use tokio::sync::oneshot;
 
     const DOOR: Door<'_> = Door { listener: "external", is_replica_listener: false };
@@ -347,6 +374,36 @@ mod tests {
             assert_eq!(codes, [0, 6, 6, 21, 7, 100, 56]);
             assert_eq!((partitions[0].base_offset, partitions[1].base_offset), (40, -1));
             assert_eq!(partitions[1].error_message.is_some(), version >= 8);
+        }
+    }
+
+    #[test]
+    fn only_what_this_broker_is_about_to_lead_is_waited_for() {
+        let (image, me, other) = (testing::image(), BrokerId(1), BrokerId(2));
+        let expected = |name: &str, index, by_replica: Option<BrokerId>| {
+            let data = vec![PartitionProduceData::default().with_index(index)];
+            let topic = TopicProduceData::default().with_name(topic_name(name)).with_partition_data(data);
+            is_expected(&image, me, 9, &[topic], |_| by_replica)
+        };
+        assert!(expected("new", 0, None), "the topic may be made just now");
+        assert!(expected("orders", 0, None), "led by this broker, not opened yet");
+        assert!(expected("orders", 0, Some(other)), "led by this broker, which its replica does not know yet");
+        assert!(!expected("orders", 0, Some(me)));
+        assert!(!expected("orders", 1, None), "nobody leads it");
+        assert!(!expected("orders", 2, None), "another broker leads it");
+        assert!(!expected("orders", 99, None), "there is none");
+    }
+
+    #[test]
+    fn an_unknown_producer_learns_where_the_log_starts() {
+        for version in 3..=13 {
+            let error = PartitionError::Append(AppendError::UnknownProducer(ProducerId(7)));
+            let outcomes = vec![Err(Failure::UnknownProducer { error, log_start: Offset(12) }), Err(Failure::TimedOut)];
+            let response = rows(outcomes).response(version, &testing::image(), DOOR);
+            testing::encodes(PRODUCE, version, &response);
+            let partitions = &response.responses[0].partition_responses;
+            assert_eq!((partitions[0].error_code, partitions[1].log_start_offset), (59, -1));
+            assert_eq!(partitions[0].log_start_offset, if version >= 5 { 12 } else { -1 });
         }
     }
 

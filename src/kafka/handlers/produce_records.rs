@@ -18,6 +18,10 @@ pub enum Refusal {
     Zstd,
     #[error("transactions are not served")]
     Transactional,
+    #[error("{0} batches where there must be one")]
+    Batches(usize),
+    #[error("the batch has {size} bytes, the topic takes {limit} at most")]
+    TooLarge { size: usize, limit: usize },
 }
 
 impl Refusal {
@@ -26,6 +30,8 @@ impl Refusal {
             Refusal::Record(error) => errors::record(error),
             Refusal::Zstd => Code::UnsupportedCompressionType,
             Refusal::Transactional => Code::InvalidTxnState,
+            Refusal::Batches(_) => Code::InvalidRecord,
+            Refusal::TooLarge { .. } => Code::MessageTooLarge,
         }
     }
 }
@@ -33,10 +39,14 @@ impl Refusal {
 /// Checks the bytes, and makes them anew only where the topic's rules ask for it.
 pub fn prepare(version: i16, bytes: Option<Bytes>, rules: ProduceRules) -> Result<ValidBatches, Refusal> {
     let batches = ValidBatches::from_client(bytes.unwrap_or_default())?;
-    // As Kafka: a retry of the first must not hide the rest, and what is decompressed is bounded for one.
+    // One append answers with one offset, and a producer's sequence is judged by its newest batch.
     if batches.batches.len() != 1 {
-        let reason = format!("a produce holds one batch a partition, not {}", batches.batches.len());
-        return Err(RecordError::Malformed(reason).into());
+        return Err(Refusal::Batches(batches.batches.len()));
+    }
+    // Before anything is decompressed; what is made anew is checked once more by the log.
+    let (size, limit) = (batches.largest_batch(), rules.batch_bytes_max);
+    if size > limit {
+        return Err(Refusal::TooLarge { size, limit });
     }
     for header in batches.headers() {
         if header.is_transactional() {
@@ -61,7 +71,7 @@ mod tests {
     use crate::ids::*;
     use crate::records::BatchBuilder;
 
-    const PLAIN: ProduceRules = ProduceRules { keys_required: false, compression: None };
+    const PLAIN: ProduceRules = ProduceRules { keys_required: false, compression: None, batch_bytes_max: 1 << 20 };
 
     fn batch(codec: Compression, key: Option<&[u8]>) -> Bytes {
         let mut builder = BatchBuilder::new().compression(codec);
@@ -87,6 +97,25 @@ mod tests {
         let recoded = ProduceRules { compression: Some(Compression::Gzip), ..PLAIN };
         let after = prepare(3, Some(bytes), recoded).unwrap();
         assert_eq!(after.batches[0].header.compression(), Ok(Compression::Gzip));
+    }
+
+    #[test]
+    fn one_batch_is_taken_and_not_two() {
+        let two = [batch(Compression::None, None), batch(Compression::None, None)].concat();
+        assert_eq!(prepare(9, Some(Bytes::from(two)), PLAIN).unwrap_err().code(), Code::InvalidRecord);
+    }
+
+    #[test]
+    fn a_batch_above_the_limit_is_not_decompressed() {
+        let bytes = batch(Compression::Gzip, Some(b"k"));
+        let rules = |batch_bytes_max| ProduceRules {
+            keys_required: true,
+            compression: Some(Compression::None),
+            batch_bytes_max,
+        };
+        let refused = prepare(9, Some(bytes.clone()), rules(bytes.len() - 1)).unwrap_err();
+        assert!(matches!(refused, Refusal::TooLarge { .. }) && refused.code() == Code::MessageTooLarge);
+        assert!(prepare(9, Some(bytes.clone()), rules(bytes.len())).is_ok());
     }
 
     #[test]
