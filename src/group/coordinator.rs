@@ -321,11 +321,6 @@ impl Coordinator {
 /// A group and the offsets partition it belongs to.
 type Place = (Arc<Slot>, Arc<Cell>);
 
-/// Of a client's name in the member id made from it.
-const MEMBER_NAME_CHARS_MAX: usize = 255;
-/// Bytes of a group's id: it is kept as long as the group, and stands in each of its records.
-const GROUP_ID_BYTES_MAX: usize = 4_096;
-
 fn check_group_id(group: &str) -> Result<(), GroupError> {
     if group.is_empty() { Err(GroupError::InvalidGroupId) } else { check_group_id_length(group) }
 }

@@ -273,19 +273,6 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_cannot_be_read_is_passed_over_and_does_not_stop_the_load() {
-        let mut bomb = BatchBuilder::new().compression(crate::records::Compression::Gzip);
-        bomb.append(1, Some(b"k"), Some(&vec![0; DECOMPRESSED_BYTES_MAX + 1]), &[]);
-        let bomb = bomb.build().unwrap();
-        let mut good = BatchBuilder::new().base_offset(Offset(1));
-        good.append(1, Some(&key().encode()), Some(&encode_value(&committed())), &[]);
-        let chunk = Bytes::from([bomb, good.build().unwrap()].concat());
-        let mut skipped = Vec::new();
-        let (found, next) = decode_chunk(&chunk, |at, _| skipped.push(at)).unwrap();
-        assert_eq!((found.len(), next, skipped), (1, Some(Offset(2)), vec![Offset(0)]));
-    }
-
-    #[test]
     fn the_key_is_kafkas() {
         assert_eq!(key().encode(), b"\x00\x01\x00\x02g1\x00\x06orders\x00\x00\x00\x07");
     }

@@ -2,7 +2,7 @@
 
 use super::partition_log::ReadError;
 use crate::ids::*;
-use crate::records::{BatchHeader, Records};
+use crate::records::{BatchHeader, RecordError, Records};
 
 /// A search decompresses no more than this of one batch; of a larger one it answers the first record.
 const DECOMPRESSED_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -14,10 +14,13 @@ pub(super) fn first_record(
     timestamp_ms: i64,
     from: Offset,
 ) -> Result<Option<(Offset, i64)>, ReadError> {
-    // The bytes are as they came (recovery and append checked the CRC), but a client's records were never looked into:
-    // they may be too large decompressed, or not what the header claims. That is no fault of the disk.
-    let Ok(records) = Records::open(batch, DECOMPRESSED_BYTES_MAX) else {
-        return Ok(whole_batch(header, timestamp_ms, from));
+    let damaged =
+        |error: RecordError| ReadError::Damaged(format!("the batch at offset {}: {error}", header.base_offset));
+    let records = match Records::open(batch, DECOMPRESSED_BYTES_MAX) {
+        Ok(records) => records,
+        // What a client compressed was never looked into: it may be too large, or not what it claims.
+        Err(_) if header.attributes & 7 != 0 => return Ok(whole_batch(header, timestamp_ms, from)),
+        Err(error) => return Err(damaged(error)),
     };
     for record in records.iter() {
         // The CRC was right when the batch was appended: this is what the client sent, and no damage.

@@ -212,16 +212,6 @@ mod tests {
     }
 
     #[test]
-    fn the_header_of_a_version_decoded_by_hand_is_taken_off_whole() {
-        // OffsetCommit 10: header with tagged fields, then group "g", generation −1, member "", no instance, no topics.
-        let frame = [0, 9, 0, 10, 0, 0, 0, 1, 0xff, 0xff, 0, 2, 2, 0x67, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 1, 0];
-        let mut frame = Bytes::copy_from_slice(&frame);
-        let header = decode_header(&mut frame).unwrap();
-        assert_eq!((header.api_key, header.version, header.correlation_id), (9, 10, 1));
-        assert_eq!(frame[..3], [2, 2, 0x67]);
-    }
-
-    #[test]
     fn a_request_survives_the_round_trip_in_both_header_forms() {
         for version in 0..=4 {
             let request = HeartbeatRequest::default().with_member_id(StrBytes::from_static_str("m"));

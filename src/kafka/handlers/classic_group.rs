@@ -13,7 +13,6 @@ use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
-use std::collections::BTreeSet;
 
 /// Read, delete and describe, as a bit field: what may be done to a group where nothing is forbidden.
 const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;

@@ -21,6 +21,8 @@ pub enum OffsetRequestError {
     TooManyElements,
     #[error("a text is not UTF-8")]
     NotText,
+    #[error("{0} bytes follow the request")]
+    Trailing(usize),
 }
 
 type Parsed<T> = Result<T, OffsetRequestError>;
@@ -151,9 +153,7 @@ impl<'a> Reader<'a> {
     }
 
     fn skip_tags(&mut self) -> Parsed<()> {
-        let count = self.varint()?;
-        self.elements(count)?;
-        for _ in 0..count {
+        for _ in 0..self.varint()? {
             let _tag = self.varint()?;
             let size = self.varint()?;
             self.take(size)?;

@@ -14,7 +14,6 @@ use kafka_protocol::messages::offset_fetch_response::{
 };
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
-use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// Topics go by id from this version on.

@@ -79,8 +79,6 @@ impl Failure {
 
 /// One partition of the answer.
 struct Row {
-    /// Told to a producer whose state is gone: it then knows to begin anew instead of retrying (KIP-360).
-    log_start: Option<Offset>,
     id: Option<TopicPartition>,
     index: i32,
     outcome: Result<AppendOutcome, Failure>,
@@ -97,7 +95,7 @@ pub fn expected_soon(context: &RequestContext, request: &ProduceRequest) -> Opti
         return None;
     }
     let services = context.services.clone();
-    let (version, me) = (context.version, Some(context.services.config.node_id));
+    let version = context.version;
     let wanted: Vec<TopicProduceData> = request.topic_data.clone();
     let all_here = move || {
         let image = services.quorum.image();
@@ -156,13 +154,7 @@ pub fn start(context: &RequestContext, header: &Header, request: ProduceRequest)
                 (None, None) if context.version >= BY_ID => Err(Failure::UnknownTopicId),
                 (None, None) => Err(Failure::UnknownTopic),
             };
-            let log_start = match &outcome {
-                Err(failure) if failure.code() == Code::UnknownProducerId => {
-                    id.and_then(|id| context.services.hosted.get(id)).map(|partition| partition.status().log_start)
-                }
-                _ => None,
-            };
-            Row { log_start, id, index, outcome }
+            Row { id, index, outcome }
         });
         let rows = rows.collect();
         topics.push((topic, rows));
@@ -202,9 +194,6 @@ fn append(
     }
     if usize::try_from(data.index).map_or(true, |index| index >= topic.partitions.len()) {
         return Err(Failure::NoSuchPartition);
-    }
-    if is_internal(&topic.name) {
-        return Err(Failure::Internal);
     }
     // Before the bytes are looked at: whoever came to the wrong broker should learn that cheaply.
     let partition = services.hosted.get(TopicPartition::new(topic.id, data.index)).ok_or(PartitionError::NotHosted)?;
@@ -343,7 +332,6 @@ mod tests {
     fn rows(outcomes: Vec<Result<AppendOutcome, Failure>>) -> Rows {
         let topic = TopicProduceData::default().with_name(topic_name("orders")).with_topic_id(testing::ORDERS.0);
         let rows = (0..).zip(outcomes).map(|(index, outcome)| Row {
-            log_start: None,
             id: Some(TopicPartition::new(testing::ORDERS, index)),
             index,
             outcome,

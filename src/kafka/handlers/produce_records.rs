@@ -81,12 +81,6 @@ mod tests {
     }
 
     #[test]
-    fn more_than_one_batch_a_partition_is_refused() {
-        let two = [batch(Compression::None, None), batch(Compression::None, None)].concat();
-        assert_eq!(prepare(9, Some(two.into()), PLAIN).unwrap_err().code(), Code::InvalidRecord);
-    }
-
-    #[test]
     fn bytes_stay_as_they_came_unless_a_rule_asks_for_more() {
         let bytes = batch(Compression::Lz4, None);
         assert_eq!(prepare(3, Some(bytes.clone()), PLAIN).unwrap().bytes, bytes);
