@@ -1,5 +1,3 @@
-//! Metrics, logging set-up and health.
+//! Health: how far a node is, and why.
 
 pub mod health;
-pub mod metrics;
-pub mod tracing;
