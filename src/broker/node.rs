@@ -244,7 +244,6 @@ impl Running {
             dir: self.folder.metadata(),
             me,
             cluster_id: self.folder.cluster_id(),
-            rank: rank(&self.config),
         };
         let (config, stop) = (self.config.clone(), self.control_stop.subscribe());
         let remembered = self.folder.cluster_id();
@@ -447,14 +446,6 @@ fn stopped_early() -> BrokerError {
 
 fn session_timeout(config: &NodeConfig) -> Duration {
     Duration::from_millis(u64::try_from(config.kafka.int("broker.session.timeout.ms")).unwrap_or(1_500))
-}
-
-/// This node's place among the initial controllers: each has an election timeout of its own.
-fn rank(config: &NodeConfig) -> u32 {
-    let mut ids: Vec<BrokerId> = config.controllers.iter().map(|(id, _)| *id).collect();
-    ids.sort();
-    let place = ids.iter().position(|id| *id == config.node_id).unwrap_or(ids.len());
-    u32::try_from(place).unwrap_or(0)
 }
 
 fn replica_config(config: &NodeConfig) -> ReplicaConfig {

@@ -5,25 +5,18 @@ use crate::controller::controller::Controller;
 use crate::controller::liveness::*;
 use crate::ids::*;
 use crate::metadata::quorum::Leadership;
-use crate::platform::network::TcpStream;
-use crate::platform::{clock, network};
-use std::io;
+use crate::platform::{clock, probe};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Events waiting for the task; a sender waits when it is full.
 const EVENTS_MAX: usize = 1024;
 
-/// A connection cut this soon after it was made was made to a process on its way out.
-const CUT_WITHIN: Duration = Duration::from_millis(200);
-const REDIALS_MAX: usize = 3;
-
 enum Event {
     Beat { beat: Heartbeat, reply: oneshot::Sender<Verdict> },
     Lost { broker: BrokerId, epoch: BrokerEpoch, connection: u64, peer: Option<SocketAddr> },
-    Dialed { broker: BrokerId, epoch: BrokerEpoch, outcome: DialOutcome },
+    Dialed { broker: BrokerId, epoch: BrokerEpoch, outcome: probe::Outcome },
     MayRegister { broker: BrokerId, incarnation: IncarnationId, reply: oneshot::Sender<bool> },
 }
 
@@ -182,80 +175,15 @@ impl Shell {
         }
     }
 
-    fn dial(&self, broker: BrokerId, epoch: BrokerEpoch, target: DialTarget) {
+    fn dial(&self, broker: BrokerId, epoch: BrokerEpoch, target: probe::Target) {
         let events = self.events.clone();
         let timeout = self.timing.dial;
         tokio::spawn(async move {
-            let mut outcome = dial_once(&target, timeout).await;
-            for _ in 0..REDIALS_MAX {
-                // A process that dies closes its sockets one by one: the dial may have come between its connection's end
-                // and its listener's. Then the connection just made is cut as well, and the next dial tells.
-                match outcome {
-                    Ok(stream) if cut_within(&stream, CUT_WITHIN).await => outcome = dial_once(&target, timeout).await,
-                    _ => break,
-                }
-            }
-            let outcome = outcome_of(&outcome.map(drop));
+            let outcome = probe::probe(&target, timeout).await;
             tracing::debug!(%broker, ?target, ?outcome, "dialed");
             if let Some(events) = events.upgrade() {
                 let _ = events.send(Event::Dialed { broker, epoch, outcome }).await;
             }
         });
-    }
-}
-
-async fn dial_once(target: &DialTarget, timeout: Duration) -> io::Result<TcpStream> {
-    match target {
-        DialTarget::Address(address) => network::dial_address(*address, timeout).await,
-        DialTarget::Name(name) => network::dial(name, timeout).await,
-    }
-}
-
-/// True if the peer ends the connection within `time`. A live one keeps it open, whether it says something or not.
-async fn cut_within(stream: &TcpStream, time: Duration) -> bool {
-    match tokio::time::timeout(time, stream.peek(&mut [0])).await {
-        Ok(Ok(read)) => read == 0,
-        Ok(Err(_)) => true,
-        Err(_) => false,
-    }
-}
-
-fn outcome_of(dialed: &io::Result<()>) -> DialOutcome {
-    match dialed {
-        Ok(()) => DialOutcome::Connected,
-        Err(error) => match error.kind() {
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialOutcome::Refused,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => DialOutcome::Unreachable,
-            io::ErrorKind::TimedOut => DialOutcome::Silent,
-            _ => DialOutcome::Unclear,
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_connection_to_a_dying_process_is_cut() {
-        let listener = network::listen("127.0.0.1:0").await.unwrap();
-        let target = DialTarget::Address(listener.local_addr().unwrap());
-        let stream = dial_once(&target, Duration::from_secs(5)).await.unwrap();
-        assert!(!cut_within(&stream, Duration::from_millis(10)).await, "the kernel holds it open");
-        drop(listener);
-        assert!(cut_within(&stream, Duration::from_secs(5)).await);
-        assert_eq!(outcome_of(&dial_once(&target, Duration::from_secs(5)).await.map(drop)), DialOutcome::Refused);
-    }
-
-    #[tokio::test]
-    async fn dials_are_told_apart() {
-        let listener = network::listen("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let dial = || async { outcome_of(&network::dial_address(address, Duration::from_secs(5)).await.map(drop)) };
-        assert_eq!(dial().await, DialOutcome::Connected);
-        drop(listener);
-        assert_eq!(dial().await, DialOutcome::Refused);
-        let lookup = io::Error::other("failed to lookup address information");
-        assert_eq!(outcome_of(&Err(lookup)), DialOutcome::Unclear);
     }
 }

@@ -181,7 +181,6 @@ async fn start_quorum(me: RaftNodeId, dir: &Path) -> (Quorum, crate::metadata::r
             dir: dir.to_path_buf(),
             me,
             cluster_id: None,
-            rank: me.node.0.unsigned_abs() - 1,
         })
         .await
         {

@@ -15,6 +15,7 @@ use crate::ids::*;
 use crate::metadata::command::FenceReason;
 use crate::metadata::image::Image;
 use crate::metadata::image::brokers::Broker;
+use crate::platform::probe;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -70,29 +71,9 @@ pub enum Verdict {
     NotController,
 }
 
-/// Where to dial.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DialTarget {
-    /// The lost connection's own address (no name look-up: after `docker kill` the name is gone) at the registered port.
-    Address(SocketAddr),
-    /// The registered endpoint, where there was no connection yet.
-    Name(String),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DialOutcome {
-    Connected,
-    Refused,
-    Unreachable,
-    /// No answer within [`Timing::dial`].
-    Silent,
-    /// The dial did not get so far (a name look-up failed, say): says nothing about the broker.
-    Unclear,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    Dial { broker: BrokerId, epoch: BrokerEpoch, target: DialTarget },
+    Dial { broker: BrokerId, epoch: BrokerEpoch, target: probe::Target },
     Fence { brokers: Vec<(BrokerId, BrokerEpoch)>, reason: FenceReason },
     Unfence { broker: BrokerId, epoch: BrokerEpoch },
 }
@@ -146,7 +127,7 @@ impl Liveness {
             if *id != self.me {
                 session.dial = Some(Dial { silence_counts: previous == Some(*id) });
                 let endpoint = &broker.registration.cluster_endpoint;
-                let target = DialTarget::Name(format!("{}:{}", endpoint.host, endpoint.port));
+                let target = probe::Target::Name(format!("{}:{}", endpoint.host, endpoint.port));
                 effects.push(Effect::Dial { broker: *id, epoch: broker.epoch, target });
             }
             self.sessions.insert(*id, session);
@@ -203,8 +184,8 @@ impl Liveness {
         session.dial = Some(Dial { silence_counts: true });
         let endpoint = &broker.registration.cluster_endpoint;
         let target = match peer {
-            Some(peer) => DialTarget::Address(SocketAddr::new(peer.ip(), endpoint.port)),
-            None => DialTarget::Name(format!("{}:{}", endpoint.host, endpoint.port)),
+            Some(peer) => probe::Target::Address(SocketAddr::new(peer.ip(), endpoint.port)),
+            None => probe::Target::Name(format!("{}:{}", endpoint.host, endpoint.port)),
         };
         vec![Effect::Dial { broker: id, epoch, target }]
     }
@@ -215,15 +196,15 @@ impl Liveness {
         image: &Image,
         id: BrokerId,
         epoch: BrokerEpoch,
-        outcome: DialOutcome,
+        outcome: probe::Outcome,
     ) -> Vec<Effect> {
         let Some(broker) = self.watched(image, id, epoch) else { return Vec::new() };
         let session = self.session(id, broker, now);
         let Some(dial) = session.dial.take() else { return Vec::new() };
         let gone = match outcome {
-            DialOutcome::Refused | DialOutcome::Unreachable => true,
-            DialOutcome::Silent => dial.silence_counts,
-            DialOutcome::Connected | DialOutcome::Unclear => false,
+            probe::Outcome::Refused | probe::Outcome::Unreachable => true,
+            probe::Outcome::Silent => dial.silence_counts,
+            probe::Outcome::Connected | probe::Outcome::Unclear => false,
         };
         if !gone {
             return Vec::new();

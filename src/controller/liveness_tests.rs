@@ -35,10 +35,10 @@ impl Story {
     fn note(&mut self, ms: u64, effects: Vec<Effect>) {
         for effect in effects {
             self.log.push(match effect {
-                Effect::Dial { broker, target: DialTarget::Address(address), .. } => {
+                Effect::Dial { broker, target: probe::Target::Address(address), .. } => {
                     format!("{ms} dial {broker} at {address}")
                 }
-                Effect::Dial { broker, target: DialTarget::Name(name), .. } => format!("{ms} dial {broker} by {name}"),
+                Effect::Dial { broker, target: probe::Target::Name(name), .. } => format!("{ms} dial {broker} by {name}"),
                 Effect::Fence { brokers, reason } => {
                     let ids: Vec<_> = brokers.iter().map(|(id, _)| id.to_string()).collect();
                     let why = if reason == FenceReason::SessionExpired { "session" } else { "connection" };
@@ -98,7 +98,7 @@ impl Story {
         self.note(self.now, effects);
     }
 
-    fn dialed(&mut self, id: i32, outcome: DialOutcome) {
+    fn dialed(&mut self, id: i32, outcome: probe::Outcome) {
         let (now, epoch) = (self.at(self.now), self.epoch(id));
         let effects = self.liveness.dialed(now, &self.image, BrokerId(id), epoch, outcome);
         self.note(self.now, effects);
@@ -118,8 +118,8 @@ fn settled() -> Story {
     let mut story = Story::new(&[1, 2, 3]);
     story.lead(None);
     story.expect(&["0 dial 2 by node-2:9093", "0 dial 3 by node-3:9093"]);
-    story.dialed(2, DialOutcome::Connected);
-    story.dialed(3, DialOutcome::Connected);
+    story.dialed(2, probe::Outcome::Connected);
+    story.dialed(3, probe::Outcome::Connected);
     story.run(1000, &[1, 2, 3]);
     story.expect(&[]);
     story
@@ -148,7 +148,7 @@ fn two_that_go_silent_together_are_fenced_in_one_command() {
 
 #[test]
 fn a_reset_and_a_refused_dial_fence_at_once() {
-    for outcome in [DialOutcome::Refused, DialOutcome::Unreachable, DialOutcome::Silent] {
+    for outcome in [probe::Outcome::Refused, probe::Outcome::Unreachable, probe::Outcome::Silent] {
         let mut story = settled();
         story.lost(3, 3);
         story.expect(&["1000 dial 3 at 10.0.0.3:9093"]);
@@ -161,7 +161,7 @@ fn a_reset_and_a_refused_dial_fence_at_once() {
 fn a_dial_that_succeeds_proves_nothing() {
     let mut story = settled();
     story.lost(3, 3);
-    story.dialed(3, DialOutcome::Connected);
+    story.dialed(3, probe::Outcome::Connected);
     story.log.clear();
     story.run(2500, &[1, 2]); // stopped (SIGSTOP): the kernel accepts, nobody answers
     story.expect(&["2500 fence 3 session"]);
@@ -173,7 +173,7 @@ fn a_heartbeat_on_a_new_stream_outweighs_a_late_dial_and_an_old_stream() {
     story.lost(3, 3);
     story.log.clear();
     story.beat(3, 99, true, 1000);
-    story.dialed(3, DialOutcome::Silent);
+    story.dialed(3, probe::Outcome::Silent);
     story.lost(3, 3);
     story.expect(&[]);
     story.lost(3, 99);
@@ -210,9 +210,9 @@ fn a_new_controller_dials_all_and_fences_the_dead() {
     let mut story = Story::new(&[1, 2, 3]);
     story.lead(Some(3));
     story.expect(&["0 dial 2 by node-2:9093", "0 dial 3 by node-3:9093"]);
-    story.dialed(2, DialOutcome::Silent); // busy, or far: its session decides
+    story.dialed(2, probe::Outcome::Silent); // busy, or far: its session decides
     story.expect(&[]);
-    story.dialed(3, DialOutcome::Silent); // the quorum found the old controller gone
+    story.dialed(3, probe::Outcome::Silent); // the quorum found the old controller gone
     story.expect(&["0 fence 3 connection"]);
     story.run(1500, &[1]);
     story.expect(&[
@@ -228,10 +228,10 @@ fn a_name_that_does_not_resolve_says_nothing() {
     let mut story = Story::new(&[1, 2]);
     story.lead(None);
     story.log.clear();
-    story.dialed(2, DialOutcome::Unclear);
+    story.dialed(2, probe::Outcome::Unclear);
     story.expect(&[]);
     story.beat(2, 2, true, 1000);
-    story.dialed(2, DialOutcome::Refused); // answered already: the dial is void
+    story.dialed(2, probe::Outcome::Refused); // answered already: the dial is void
     story.expect(&[]);
 }
 

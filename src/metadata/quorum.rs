@@ -6,6 +6,7 @@ use super::history::HistoryGone;
 use super::image::Image;
 use super::publisher::Publisher;
 use super::raft::client::Transport;
+use super::raft::failover::Failover;
 use super::raft::identity::{ClusterIdentity, WrongCluster};
 use super::raft::log_store::{LogStore, LogStoreError, SyncFile};
 use super::raft::server::RaftService;
@@ -26,6 +27,8 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::timeout as within;
 
 const HEARTBEAT_MS: u64 = 50;
+const VOTE_MS: u64 = 200;
+const LEASE_MS: u64 = 250;
 /// Entries between snapshots, and kept after one for followers that are a little behind.
 const SNAPSHOT_ENTRIES: u64 = 10_000;
 const KEPT_ENTRIES: u64 = 1_000;
@@ -133,9 +136,6 @@ pub struct QuorumConfig {
     pub me: RaftNodeId,
     /// The cluster this node is known to belong to, if it is.
     pub cluster_id: Option<ClusterId>,
-    /// This node's place among the initial controllers, from 0: ranks have election timeouts of their own, so that votes
-    /// do not split for ever. Nodes that never vote may take any.
-    pub rank: u32,
 }
 
 /// Cheap to clone; all clones speak for the same Raft core, which runs on the runtime that started it. Every method works
@@ -176,10 +176,12 @@ impl Quorum {
             cluster.adopt(known)?;
         }
         let transport = Transport::new(cluster.clone());
-        let raft = Raft::new(config.me, Arc::new(raft_config(config.rank)?), transport, log, machine)
+        let reader = log.reader();
+        let raft = Raft::new(config.me, Arc::new(raft_config()?), transport.clone(), log, machine)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
-        let service = RaftService::new(raft.clone(), config.me, cluster.clone());
+        let failover = Failover::start(raft.clone(), config.me, transport, reader);
+        let service = RaftService::new(raft.clone(), failover, config.me, cluster.clone());
         let (leadership, stopping) = (watch::Sender::new(Leadership::default()), AtomicBool::new(false));
         let core = Arc::new(Core { raft, me: config.me, publisher, leadership, cluster, stopping });
         tokio::spawn(follow_leadership(core.clone()));
@@ -408,13 +410,14 @@ impl Quorum {
     }
 }
 
-fn raft_config(rank: u32) -> Result<Config, StartError> {
-    let step = u64::from(rank % 5) * 60;
+fn raft_config() -> Result<Config, StartError> {
     let config = Config {
         cluster_name: "metadata".into(),
         heartbeat_interval: HEARTBEAT_MS,
-        election_timeout_min: 150 + step,
-        election_timeout_max: 200 + step,
+        // Failover starts elections; these bound a vote's way there and back, and a voter's lease on its leader.
+        enable_elect: false,
+        election_timeout_min: VOTE_MS,
+        election_timeout_max: LEASE_MS,
         install_snapshot_timeout: SNAPSHOT_PIECE_MS,
         snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES as u64,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),

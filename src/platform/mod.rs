@@ -4,4 +4,5 @@
 pub mod clock;
 pub mod disk;
 pub mod network;
+pub mod probe;
 pub mod random;

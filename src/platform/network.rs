@@ -5,6 +5,7 @@ pub use tokio::net::{TcpListener, TcpStream};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 
 /// Binds `address` ("host:port").
 #[allow(clippy::disallowed_methods, reason = "this is the seam")]
@@ -30,4 +31,10 @@ pub async fn dial_address(address: SocketAddr, timeout: Duration) -> io::Result<
     })??;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// Resolves when the peer has ended the connection, or it broke. What the peer says is read and dropped.
+pub async fn closed(stream: &mut TcpStream) {
+    let mut said = [0; 256];
+    while stream.read(&mut said).await.is_ok_and(|read| read > 0) {}
 }

@@ -48,8 +48,7 @@ impl Node {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let rank = u32::try_from(me.node.0).unwrap();
-                let config = QuorumConfig { dir, me, cluster_id: None, rank };
+                let config = QuorumConfig { dir, me, cluster_id: None };
                 let (quorum, service) = Quorum::start_with(config, sync).await.unwrap();
                 let listener = crate::platform::network::listen(&address.to_string()).await.unwrap();
                 let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);

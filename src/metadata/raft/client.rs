@@ -3,6 +3,7 @@
 use super::identity::ClusterIdentity;
 use super::proto::RaftMessage;
 use super::proto::raft_client::RaftClient;
+use super::standing::{PreVote, PreVoteAnswer};
 use super::types::*;
 use openraft::error::{
     InstallSnapshotError, NetworkError, PayloadTooLarge, RPCError, RaftError, RemoteError, Unreachable,
@@ -68,6 +69,17 @@ impl Transport {
         Ok(channel)
     }
 
+    /// Asks a voter whether it would vote for this node.
+    pub async fn pre_vote(
+        &self,
+        target: RaftNodeId,
+        address: String,
+        asked: &PreVote,
+    ) -> Result<PreVoteAnswer, PreVoteError> {
+        let peer = Peer { target, address, transport: self.clone() };
+        Ok(peer.call(Method::PreVote, asked).await?)
+    }
+
     fn forget(&self, lane: Lane, address: &str) {
         self.channels.lock().remove(&(lane, address.to_string()));
     }
@@ -92,11 +104,20 @@ pub struct Peer {
 enum Method {
     Append,
     Vote,
+    PreVote,
     InstallSnapshot,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum CallError {
+pub enum PreVoteError {
+    #[error("no answer in time")]
+    Timeout,
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
     #[error("{0} is no address: {1}")]
     Address(String, tonic::transport::Error),
     #[error(transparent)]
@@ -136,6 +157,7 @@ impl Peer {
         let answer = match method {
             Method::Append => client.append(message).await,
             Method::Vote => client.vote(message).await,
+            Method::PreVote => client.pre_vote(message).await,
             Method::InstallSnapshot => client.install_snapshot(message).await,
         };
         let answer = answer.map_err(|status| {

@@ -142,18 +142,24 @@ impl LogStore {
         Ok(())
     }
 
-    fn last_log_id(&self) -> Result<Option<LogId>, LogStoreError> {
-        let Some(found) = self.reader.db.range(key(0, 0)..key(u64::MAX, u16::MAX)).next_back() else { return Ok(None) };
-        let index = index_of(&found?.0);
-        if index < self.reader.first.load(Ordering::Acquire) {
-            return Ok(None);
-        }
-        let (_, entry) = self.reader.scan(index, index + 1, usize::MAX)?.pop().ok_or(LogStoreError::Torn(index))?;
-        Ok(Some(entry.log_id))
+    pub fn reader(&self) -> LogReader {
+        self.reader.clone()
     }
 }
 
 impl LogReader {
+    /// Where the log ends, whether that entry is still kept or not.
+    pub fn last_log_id(&self) -> Result<Option<LogId>, LogStoreError> {
+        let purged: Option<LogId> = meta(&self.db, "purged index", PURGED)?;
+        let Some(found) = self.db.range(key(0, 0)..key(u64::MAX, u16::MAX)).next_back() else { return Ok(purged) };
+        let index = index_of(&found?.0);
+        if index < self.first.load(Ordering::Acquire) {
+            return Ok(purged);
+        }
+        let (_, entry) = self.scan(index, index + 1, usize::MAX)?.pop().ok_or(LogStoreError::Torn(index))?;
+        Ok(Some(entry.log_id))
+    }
+
     /// Entries in `start..end` that are there, with their encoded sizes; stops before `bytes_max` would be passed, but
     /// not before the first entry.
     fn scan(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<(usize, Entry)>, LogStoreError> {
@@ -327,8 +333,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
         let purged: Option<LogId> = meta(&self.reader.db, "purged index", PURGED).map_err(reading)?;
-        let last = self.last_log_id().map_err(reading)?;
-        Ok(LogState { last_purged_log_id: purged, last_log_id: last.or(purged) })
+        Ok(LogState { last_purged_log_id: purged, last_log_id: self.reader.last_log_id().map_err(reading)? })
     }
 
     async fn get_log_reader(&mut self) -> LogReader {

@@ -7,16 +7,18 @@
 //!                     (sled + fdatasync)  └──► snapshot (a file of its own)
 //! ```
 //!
-//! Elections go by openraft's timers alone. A faster failover (campaign at once when the leader's own dial is refused)
-//! belongs beside `server`, which sees every vote request first, and `client`, which sees connections break.
+//! Elections: openraft's timers are off. `standing` decides when to campaign and whom to let campaign, `failover` watches
+//! the leader's process and performs it; `server` tells it of every message of a leader and of every vote request.
 
 pub mod client;
+pub mod failover;
 mod folder;
 pub mod identity;
 pub mod log_store;
 pub mod proto;
 pub mod server;
 pub mod snapshot;
+pub mod standing;
 pub mod state_machine;
 #[cfg(test)]
 mod storage_tests;

@@ -1,9 +1,11 @@
 //! Raft calls from peers.
 
 use super::client::FRAME_BYTES;
+use super::failover::Failover;
 use super::identity::ClusterIdentity;
 use super::proto::RaftMessage;
 use super::proto::raft_server::{self, RaftServer};
+use super::standing::PreVote;
 use super::types::*;
 use openraft::error::{Fatal, InstallSnapshotError, RaftError};
 use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest};
@@ -21,6 +23,7 @@ use tonic::{Request, Response, Status};
 #[derive(Clone)]
 pub struct RaftService {
     raft: Raft,
+    failover: Failover,
     me: RaftNodeId,
     cluster: Arc<ClusterIdentity>,
     /// The snapshot being received: its id and how many bytes came.
@@ -28,8 +31,13 @@ pub struct RaftService {
 }
 
 impl RaftService {
-    pub(crate) fn new(raft: Raft, me: RaftNodeId, cluster: Arc<ClusterIdentity>) -> RaftService {
-        RaftService { raft, me, cluster, receiving: Arc::default() }
+    pub(crate) fn new(
+        raft: Raft,
+        failover: Failover,
+        me: RaftNodeId,
+        cluster: Arc<ClusterIdentity>,
+    ) -> RaftService {
+        RaftService { raft, failover, me, cluster, receiving: Arc::default() }
     }
 
     /// The tonic service, with its bounds of message sizes.
@@ -93,16 +101,24 @@ fn fatal(e: RaftError<RaftNodeId>) -> Status {
 impl raft_server::Raft for RaftService {
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let request: AppendEntriesRequest<Types> = self.open(request)?;
+        self.failover.heard(&request.vote);
         self.seal(&self.raft.append_entries(request).await.map_err(fatal)?)
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let request: VoteRequest<RaftNodeId> = self.open(request)?;
+        self.failover.keep_promise(&request.vote).await.map_err(|e| stopped(&e))?;
         self.seal(&self.raft.vote(request).await.map_err(fatal)?)
+    }
+
+    async fn pre_vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let asked: PreVote = self.open(request)?;
+        self.seal(&self.failover.pre_vote(&asked).await.map_err(|e| Status::internal(e.to_string()))?)
     }
 
     async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let request: InstallSnapshotRequest<Types> = self.open(request)?;
+        self.failover.heard(&request.vote);
         if let Err(mismatch) = self.check_piece(&request)? {
             return self.seal(&Err::<(), _>(mismatch));
         }

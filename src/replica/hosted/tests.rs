@@ -37,7 +37,7 @@ impl LeadershipListener for Seen {
 
 async fn quorum(folder: &Path) -> Quorum {
     let me = RaftNodeId { node: BrokerId(1), directory: DirectoryId(random::uuid()) };
-    let config = QuorumConfig { dir: folder.join("metadata"), me, cluster_id: None, rank: 0 };
+    let config = QuorumConfig { dir: folder.join("metadata"), me, cluster_id: None };
     let (quorum, _service) = Quorum::start(config).await.unwrap();
     quorum.initialize(ClusterId(random::uuid()), BTreeMap::from([(me, "127.0.0.1:1".to_string())])).await.unwrap();
     tokio::time::timeout(LONG, quorum.leadership().wait_for(|l| l.is_controller)).await.unwrap().unwrap();

@@ -1,0 +1,245 @@
+//! Fast failover: watches the leader's process, asks for pre-votes, and starts elections through openraft's public calls.
+//!
+//! Each voter keeps one idle TCP connection to the leader. A process that dies closes it within a millisecond, whatever
+//! killed it, and a dial that is then refused is proof enough to campaign. A voter keeps a lease on its leader, during
+//! which openraft refuses every candidate; campaigning itself is how a voter gives that lease up, so a voter that
+//! promised its vote does so before it answers the real request. Votes of one term order by node id: a candidate whose
+//! id is lower than that of a voter which promised goes one term further.
+
+use super::client::{PreVoteError, Transport};
+use super::log_store::{LogReader, LogStoreError};
+use super::standing::*;
+use super::types::*;
+use crate::platform::network::{self, TcpStream};
+use crate::platform::{clock, probe};
+use futures::stream::{FuturesUnordered, StreamExt};
+use openraft::ServerState;
+use openraft::error::Fatal;
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// How often the standing is looked at when nothing happens.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A dial of the leader, and a pre-vote's way there and back (which may hold such a dial).
+const DIAL_TIMEOUT: Duration = Duration::from_millis(50);
+const PRE_VOTE_TIMEOUT: Duration = Duration::from_millis(150);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
+/// Before the leader is dialled again for an idle connection.
+const RECONNECT: Duration = Duration::from_millis(50);
+
+/// Cheap to clone; all clones share one voter's standing.
+#[derive(Clone)]
+pub struct Failover {
+    raft: Raft,
+    me: RaftNodeId,
+    transport: Transport,
+    log: LogReader,
+    standing: Arc<Mutex<Standing>>,
+    /// The standing changed: look at it now.
+    changed: Arc<Notify>,
+}
+
+impl Failover {
+    /// Spawns its tasks on the current runtime; they end with the Raft core.
+    pub fn start(raft: Raft, me: RaftNodeId, transport: Transport, log: LogReader) -> Failover {
+        let standing = Arc::new(Mutex::new(Standing::new(me, clock::now())));
+        let failover = Failover { raft, me, transport, log, standing, changed: Arc::default() };
+        tokio::spawn(failover.clone().watch_leader());
+        tokio::spawn(failover.clone().campaign_when_due());
+        failover
+    }
+
+    /// A message of a leader came in, under this vote.
+    pub fn heard(&self, vote: &Vote) {
+        let current = self.raft.metrics().borrow().vote;
+        if *vote >= current {
+            self.standing.lock().heard(clock::now());
+        }
+    }
+
+    /// Answers another voter's pre-vote.
+    pub async fn pre_vote(&self, asked: &PreVote) -> Result<PreVoteAnswer, LogStoreError> {
+        let mine = self.log.last_log_id()?;
+        let mut dialed = None;
+        loop {
+            let view = self.view();
+            let opinion = self.standing.lock().opinion(&view, asked, mine, dialed, clock::now());
+            match opinion {
+                Opinion::Answer(answer) => {
+                    tracing::debug!(candidate = %asked.candidate, ?answer, "pre-vote");
+                    self.changed.notify_one();
+                    return Ok(answer);
+                }
+                Opinion::Dial(leader) => {
+                    let target = self.address(leader).map(probe::Target::Name);
+                    let refused = match target {
+                        Some(target) => is_refused(probe::probe(&target, DIAL_TIMEOUT).await),
+                        None => false,
+                    };
+                    if refused {
+                        self.standing.lock().found_gone(leader, clock::now());
+                    }
+                    dialed = Some(leader);
+                }
+            }
+        }
+    }
+
+    /// Before a real vote is answered: gives up the lease on a leader that this voter called gone.
+    pub async fn keep_promise(&self, candidate: &Vote) -> Result<(), Fatal<RaftNodeId>> {
+        let Some(to) = candidate.leader_id().voted_for() else { return Ok(()) };
+        let current = self.raft.metrics().borrow().vote;
+        let leased = current.is_committed() && current.leader_id().voted_for() != Some(to);
+        if leased && *candidate > current && self.standing.lock().promised(to, clock::now()) {
+            self.raft.trigger().elect().await?;
+        }
+        Ok(())
+    }
+
+    fn view(&self) -> View {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let leads = metrics.state == ServerState::Leader;
+        View {
+            leader: if leads { Some(self.me) } else { metrics.current_leader },
+            voters: metrics.membership_config.membership().get_joint_config().clone(),
+        }
+    }
+
+    fn address(&self, node: RaftNodeId) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let address = metrics.borrow().membership_config.membership().get_node(&node).map(|n| n.address.clone());
+        address
+    }
+
+    async fn campaign_when_due(self) {
+        loop {
+            let now = clock::now();
+            let view = self.view();
+            let due = self.standing.lock().due(&view, now);
+            if due.is_some_and(|at| at <= now) {
+                self.standing.lock().campaigning(&view, now);
+                if self.campaign(&view, now).await.is_err() {
+                    return; // The core has stopped.
+                }
+                self.standing.lock().campaigned(clock::now());
+                continue;
+            }
+            let wait = due.map_or(LOOK_EVERY, |at| at.saturating_duration_since(now).min(LOOK_EVERY));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.changed.notified() => {}
+            }
+            if self.raft.metrics().borrow().running_state.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Asks the other voters, and elects if a majority would vote for this node.
+    async fn campaign(&self, view: &View, began: Instant) -> Result<(), Fatal<RaftNodeId>> {
+        let last_log_id = match self.log.last_log_id() {
+            Ok(last_log_id) => last_log_id,
+            Err(error) => {
+                tracing::error!(%error, "cannot campaign");
+                return Ok(());
+            }
+        };
+        let asked = PreVote { candidate: self.me, last_log_id };
+        let mut answers: FuturesUnordered<_> = view
+            .others(self.me)
+            .into_iter()
+            .filter_map(|voter| self.address(voter).map(|address| (voter, address)))
+            .map(|(voter, address)| async move {
+                let answer = self.transport.pre_vote(voter, address, &asked);
+                (voter, tokio::time::timeout(PRE_VOTE_TIMEOUT, answer).await.unwrap_or(Err(PreVoteError::Timeout)))
+            })
+            .collect();
+        let mut granted = BTreeSet::from([self.me]);
+        while !view.is_quorum(&granted) {
+            match answers.next().await {
+                None => {
+                    tracing::debug!(?granted, "no majority misses the leader");
+                    return Ok(());
+                }
+                Some((voter, Ok(PreVoteAnswer::Granted))) => {
+                    granted.insert(voter);
+                }
+                // That one campaigns at once; this one waits for its turn.
+                Some((voter, answer)) => tracing::debug!(%voter, ?answer, "no pre-vote"),
+            }
+        }
+        if self.standing.lock().yields(clock::now()) {
+            return Ok(());
+        }
+        let outranked = granted.iter().any(|voter| *voter > self.me);
+        tracing::info!(after = ?clock::now().saturating_duration_since(began), ?granted, "campaigning");
+        for _ in 0..if outranked { 2 } else { 1 } {
+            self.raft.trigger().elect().await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps an idle connection to the leader, and dials when it breaks.
+    async fn watch_leader(self) {
+        loop {
+            if self.raft.metrics().borrow().running_state.is_err() {
+                return;
+            }
+            let view = self.view();
+            let leader = view.leader.filter(|leader| *leader != self.me && view.is_voter(self.me));
+            let Some((leader, address)) = leader.and_then(|l| Some((l, self.address(l)?))) else {
+                self.other_leader(leader).await;
+                continue;
+            };
+            let gone = tokio::select! {
+                () = self.other_leader(Some(leader)) => continue,
+                gone = watch_process(&address) => gone,
+            };
+            if gone && self.view().leader == Some(leader) {
+                tracing::info!(%leader, address, "the leader's process is gone");
+                self.standing.lock().found_gone(leader, clock::now());
+                self.changed.notify_one();
+            }
+            tokio::select! {
+                () = self.other_leader(Some(leader)) => {}
+                () = tokio::time::sleep(RECONNECT) => {}
+            }
+        }
+    }
+
+    /// Resolves when somebody else leads, or this node's vote or the core's life ends.
+    async fn other_leader(&self, than: Option<RaftNodeId>) {
+        let mut metrics = self.raft.metrics();
+        let changed = metrics.wait_for(|now| {
+            let watched = now.current_leader.filter(|leader| *leader != self.me);
+            watched != than || now.running_state.is_err()
+        });
+        let _ = changed.await;
+    }
+}
+
+fn is_refused(outcome: probe::Outcome) -> bool {
+    matches!(outcome, probe::Outcome::Refused | probe::Outcome::Unreachable)
+}
+
+/// Resolves when the connection to `address` ended, or could not be made: true if a dial then found nobody there.
+async fn watch_process(address: &str) -> bool {
+    let Ok(mut stream) = network::dial(address, CONNECT_TIMEOUT).await else {
+        return is_refused(probe::probe(&probe::Target::Name(address.to_string()), DIAL_TIMEOUT).await);
+    };
+    let peer: Option<SocketAddr> = stream.peer_addr().ok();
+    network::closed(&mut stream).await;
+    drop::<TcpStream>(stream);
+    let target = match peer {
+        Some(peer) => probe::Target::Address(peer),
+        None => probe::Target::Name(address.to_string()),
+    };
+    let outcome = probe::probe(&target, DIAL_TIMEOUT).await;
+    // After a reset, silence tells as well: the host is gone, and its address with it.
+    is_refused(outcome) || outcome == probe::Outcome::Silent
+}

@@ -1,0 +1,217 @@
+//! When a voter may campaign, and whom it lets campaign: pure decisions; [`failover`](super::failover) performs them.
+//!
+//! openraft's own election timers are off. They wait out a lease even where the leader is known to be dead, and a node
+//! that wakes from a pause would campaign at once and depose a healthy leader. Instead, as in Raft's pre-vote (Ongaro's
+//! thesis, §9.6), a candidate first asks a majority whether *they* miss the leader too:
+//!
+//! ```text
+//! leader's connection breaks ─→ dial it ─→ refused ─→ gone ──┐
+//! nothing heard from it for a while ─────────────────────────┴→ my turn? ─→ pre-vote ─→ a majority agrees ─→ elect
+//!                                                                             └→ "my log is longer": that one campaigns
+//! ```
+//!
+//! Nothing is decided here that safety rests on: votes still compare terms and logs, and what is read needs a quorum.
+
+use super::types::*;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// A voter that has not heard of a live leader for this long campaigns; each further place in line waits one more step.
+/// Far above a leader's stalls on a loaded machine (75 ms is ordinary, a slow fsync can take 200), since a silent failure
+/// is rare, and for brokers their sessions (1.5 s) decide anyway.
+pub const SILENCE: Duration = Duration::from_millis(450);
+const SILENCE_STEP: Duration = Duration::from_millis(60);
+/// One that heard the leader within this time says so to a candidate.
+const FRESH: Duration = Duration::from_millis(250);
+/// Between the survivors' turns when the leader is known to be gone.
+const TURN: Duration = Duration::from_millis(20);
+/// After a campaign, or after letting another campaign, before the next try.
+const RETRY: Duration = Duration::from_millis(120);
+const RETRY_STEP: Duration = Duration::from_millis(40);
+/// A pre-vote is worth a real vote for this long.
+const GRANT_HOLDS: Duration = Duration::from_millis(500);
+/// A clock that jumped this far was this node's own pause, and says nothing of the leader.
+const STALL: Duration = Duration::from_millis(150);
+
+/// "Would you vote for me?"
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreVote {
+    pub candidate: RaftNodeId,
+    pub last_log_id: Option<LogId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PreVoteAnswer {
+    Granted,
+    /// The leader was heard a moment ago, or answers when dialled.
+    LeaderLives,
+    /// The voter holds more of the log, and campaigns itself.
+    LongerLog,
+    /// The voter campaigns itself, or let another one.
+    Busy,
+}
+
+/// The Raft core's state that decisions read.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub leader: Option<RaftNodeId>,
+    /// The voter sets of which each needs a majority: one, or two while the members change.
+    pub voters: Vec<BTreeSet<RaftNodeId>>,
+}
+
+impl View {
+    pub fn is_voter(&self, node: RaftNodeId) -> bool {
+        self.voters.iter().any(|set| set.contains(&node))
+    }
+
+    /// A majority of every voter set is among `nodes`.
+    pub fn is_quorum(&self, nodes: &BTreeSet<RaftNodeId>) -> bool {
+        !self.voters.is_empty() && self.voters.iter().all(|set| set.intersection(nodes).count() > set.len() / 2)
+    }
+
+    /// The voters but `me` and the leader.
+    pub fn others(&self, me: RaftNodeId) -> BTreeSet<RaftNodeId> {
+        let all = self.voters.iter().flatten().copied();
+        all.filter(|node| *node != me && Some(*node) != self.leader).collect()
+    }
+
+    /// The place of `me` in the line of candidates: the highest id first, since votes of one term order by id.
+    fn place(&self, me: RaftNodeId) -> u32 {
+        let before = self.others(me).into_iter().filter(|other| *other > me).count();
+        u32::try_from(before).unwrap_or(u32::MAX)
+    }
+}
+
+/// What a voter does about another's pre-vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opinion {
+    Answer(PreVoteAnswer),
+    /// Dial the leader first, and ask again with what that told.
+    Dial(RaftNodeId),
+}
+
+/// What one voter knows of its leader and of elections under way.
+pub struct Standing {
+    me: RaftNodeId,
+    /// When a leader or a candidate was last heard, or when this node began to listen.
+    heard: Instant,
+    /// The leader that a dial found gone, since when.
+    gone: Option<(RaftNodeId, Instant)>,
+    not_before: Instant,
+    /// Whom this voter let campaign, and when.
+    granted: Option<(RaftNodeId, Instant)>,
+    looked: Instant,
+}
+
+impl Standing {
+    pub fn new(me: RaftNodeId, now: Instant) -> Standing {
+        Standing { me, heard: now, gone: None, not_before: now, granted: None, looked: now }
+    }
+
+    /// A message of a live leader came in.
+    pub fn heard(&mut self, now: Instant) {
+        self.heard = now;
+        self.gone = None;
+    }
+
+    /// A dial of the leader was refused, or not answered after its connection broke.
+    pub fn found_gone(&mut self, leader: RaftNodeId, now: Instant) {
+        if self.gone.is_none_or(|(known, _)| known != leader) {
+            self.gone = Some((leader, now));
+        }
+    }
+
+    fn is_gone(&self, leader: RaftNodeId) -> Option<Instant> {
+        self.gone.filter(|(gone, _)| *gone == leader).map(|(_, since)| since)
+    }
+
+    /// When this voter is to campaign, as things stand; `None` while it leads or has no vote. To be asked at least every
+    /// [`STALL`]: a longer gap restarts the leader's clock.
+    pub fn due(&mut self, view: &View, now: Instant) -> Option<Instant> {
+        let stalled = now.saturating_duration_since(self.looked) > STALL;
+        self.looked = now;
+        if stalled {
+            self.heard = now;
+        }
+        if !view.is_voter(self.me) || view.leader == Some(self.me) {
+            return None;
+        }
+        let place = view.place(self.me);
+        let at = match view.leader {
+            Some(leader) => match self.is_gone(leader) {
+                Some(since) => since + TURN * place,
+                None => self.heard + SILENCE + SILENCE_STEP * place,
+            },
+            // Nobody leads: an election under way, or a group that just started.
+            None => self.heard + RETRY + RETRY_STEP * place,
+        };
+        Some(at.max(self.not_before))
+    }
+
+    /// A campaign begins: the next try waits for what comes of it.
+    pub fn campaigning(&mut self, view: &View, now: Instant) {
+        self.not_before = now + RETRY + RETRY_STEP * view.place(self.me);
+    }
+
+    /// A campaign's answers took their time; that was no pause of this node.
+    pub fn campaigned(&mut self, now: Instant) {
+        self.looked = now;
+    }
+
+    /// Asked to vote, `mine` being the end of this voter's log. `dialed`: the leader that was just found alive.
+    pub fn opinion(
+        &mut self,
+        view: &View,
+        asked: &PreVote,
+        mine: Option<LogId>,
+        dialed: Option<RaftNodeId>,
+        now: Instant,
+    ) -> Opinion {
+        let missing = match view.leader {
+            Some(leader) if leader == self.me => false,
+            Some(leader) if leader == asked.candidate || self.is_gone(leader).is_some() => true,
+            Some(leader) => {
+                if now.saturating_duration_since(self.heard) <= FRESH {
+                    // It may have died a moment ago, and its connection's end not have been seen yet.
+                    return if dialed == Some(leader) {
+                        Opinion::Answer(PreVoteAnswer::LeaderLives)
+                    } else {
+                        Opinion::Dial(leader)
+                    };
+                }
+                true
+            }
+            None => true,
+        };
+        if !missing {
+            return Opinion::Answer(PreVoteAnswer::LeaderLives);
+        }
+        if mine > asked.last_log_id {
+            self.not_before = now;
+            self.heard = now.checked_sub(SILENCE * 2).unwrap_or(self.heard);
+            return Opinion::Answer(PreVoteAnswer::LongerLog);
+        }
+        let other = self.granted.filter(|(to, at)| *to != asked.candidate && now.saturating_duration_since(*at) < RETRY);
+        if other.is_some() {
+            return Opinion::Answer(PreVoteAnswer::Busy);
+        }
+        self.granted = Some((asked.candidate, now));
+        self.not_before = now + RETRY + RETRY_STEP * view.place(self.me);
+        Opinion::Answer(PreVoteAnswer::Granted)
+    }
+
+    /// This voter told `candidate` that it would vote for it: its lease on the leader is to be given up.
+    pub fn promised(&self, candidate: RaftNodeId, now: Instant) -> bool {
+        self.granted.is_some_and(|(to, at)| to == candidate && now.saturating_duration_since(at) < GRANT_HOLDS)
+    }
+
+    /// Another candidate was promised a vote so lately that it is better left alone.
+    pub fn yields(&self, now: Instant) -> bool {
+        self.granted.is_some_and(|(_, at)| now.saturating_duration_since(at) < RETRY)
+    }
+}
+
+#[cfg(test)]
+#[path = "standing_tests.rs"]
+mod tests;

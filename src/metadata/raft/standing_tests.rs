@@ -1,0 +1,155 @@
+use super::*;
+use crate::platform::clock;
+use openraft::LeaderId;
+
+fn id(node: u64) -> RaftNodeId {
+    RaftNodeId::from(node)
+}
+
+fn log(term: u64, index: u64) -> Option<LogId> {
+    Some(LogId::new(LeaderId::new(term, id(1)), index))
+}
+
+/// A voter's story on a clock of its own, milliseconds from its start.
+struct Story {
+    start: Instant,
+    me: u64,
+    view: View,
+    standing: Standing,
+}
+
+impl Story {
+    /// Voter `me` of `count`, following `leader`, which it heard at 0.
+    fn of(me: u64, count: u64, leader: Option<u64>) -> Story {
+        let start = clock::now();
+        let view = View { leader: leader.map(id), voters: vec![(1..=count).map(id).collect()] };
+        Story { start, me, view, standing: Standing::new(id(me), start) }
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.start + Duration::from_millis(ms)
+    }
+
+    /// When it would campaign, having looked every 100 ms until `ms`.
+    fn due(&mut self, ms: u64) -> Option<u64> {
+        self.looks_until(ms);
+        let due = self.standing.due(&self.view, self.at(ms))?;
+        Some(due.saturating_duration_since(self.start).as_millis() as u64)
+    }
+
+    fn looks_until(&mut self, ms: u64) {
+        let looked = self.standing.looked.saturating_duration_since(self.start).as_millis() as u64;
+        for ms in (looked..ms).step_by(100) {
+            self.standing.due(&self.view, self.at(ms));
+        }
+    }
+
+    fn asked_by(&mut self, candidate: u64, its: Option<LogId>, mine: Option<LogId>, ms: u64) -> Opinion {
+        assert_ne!(candidate, self.me);
+        let asked = PreVote { candidate: id(candidate), last_log_id: its };
+        self.standing.opinion(&self.view, &asked, mine, None, self.at(ms))
+    }
+}
+
+const GRANTED: Opinion = Opinion::Answer(PreVoteAnswer::Granted);
+
+#[test]
+fn the_survivors_of_a_refused_leader_take_turns_the_highest_id_first() {
+    let turn = |me| {
+        let mut story = Story::of(me, 5, Some(4));
+        story.standing.found_gone(id(4), story.at(30));
+        story.due(31)
+    };
+    assert_eq!([5, 3, 2, 1].map(turn), [Some(30), Some(50), Some(70), Some(90)]);
+}
+
+#[test]
+fn a_silent_leader_is_missed_later_and_each_voter_has_a_time_of_its_own() {
+    let mut story = Story::of(3, 3, Some(1));
+    assert_eq!(story.due(100), Some(450));
+    story.standing.heard(story.at(200));
+    assert_eq!(story.due(300), Some(650));
+    assert_eq!(Story::of(2, 3, Some(1)).due(1), Some(510));
+}
+
+#[test]
+fn a_voter_that_was_paused_starts_the_clock_anew() {
+    let mut story = Story::of(3, 3, Some(1));
+    assert_eq!(story.due(100), Some(450));
+    let woken = story.standing.due(&story.view, story.at(9_000)).unwrap();
+    assert_eq!(woken, story.at(9_450), "not at once: it was this node that was away");
+}
+
+#[test]
+fn the_leader_and_those_without_a_vote_never_campaign() {
+    assert_eq!(Story::of(1, 3, Some(1)).due(2_000), None);
+    assert_eq!(Story::of(4, 3, Some(1)).due(2_000), None);
+    assert_eq!(Story::of(4, 0, None).due(2_000), None, "not in any cluster yet");
+}
+
+#[test]
+fn a_candidate_is_refused_while_the_leader_is_heard() {
+    let mut story = Story::of(2, 3, Some(1));
+    assert_eq!(story.asked_by(3, log(1, 9), log(1, 9), 200), Opinion::Dial(id(1)));
+    let asked = PreVote { candidate: id(3), last_log_id: log(1, 9) };
+    let lives = story.standing.opinion(&story.view, &asked, log(1, 9), Some(id(1)), story.at(210));
+    assert_eq!(lives, Opinion::Answer(PreVoteAnswer::LeaderLives));
+    assert!(!story.standing.promised(id(3), story.at(211)));
+}
+
+#[test]
+fn a_candidate_is_let_once_the_leader_is_gone_or_silent() {
+    let mut story = Story::of(2, 3, Some(1));
+    story.standing.found_gone(id(1), story.at(10));
+    assert_eq!(story.asked_by(3, log(1, 9), log(1, 9), 11), GRANTED);
+    assert!(story.standing.promised(id(3), story.at(11)));
+    assert!(!story.standing.promised(id(3), story.at(600)), "for a moment only");
+    assert_eq!(story.due(12), Some(171), "its own turn waits for what comes of that");
+
+    let mut silent = Story::of(2, 3, Some(1));
+    assert_eq!(silent.asked_by(3, log(1, 9), log(1, 9), 300), GRANTED);
+    assert_eq!(Story::of(1, 3, Some(1)).asked_by(3, log(9, 9), log(1, 9), 300), Opinion::Answer(PreVoteAnswer::LeaderLives));
+}
+
+#[test]
+fn a_candidate_with_a_shorter_log_sends_the_asked_one_off_instead() {
+    let mut story = Story::of(2, 3, Some(1));
+    story.standing.found_gone(id(1), story.at(10));
+    assert_eq!(story.asked_by(3, log(1, 8), log(1, 9), 15), Opinion::Answer(PreVoteAnswer::LongerLog));
+    assert_eq!(story.due(15), Some(30), "its turn, 20 ms after the leader was found gone");
+    let mut candidate = Story::of(3, 3, Some(1));
+    candidate.standing.found_gone(id(1), candidate.at(10));
+    candidate.standing.campaigning(&candidate.view, candidate.at(10));
+    assert_eq!(candidate.due(20), Some(130), "the refused one does not insist");
+    assert_eq!(candidate.asked_by(2, log(1, 9), log(1, 8), 35), GRANTED);
+}
+
+#[test]
+fn one_candidate_at_a_time() {
+    let mut story = Story::of(1, 5, Some(4));
+    story.standing.found_gone(id(4), story.at(10));
+    assert_eq!(story.asked_by(5, log(1, 9), log(1, 9), 11), GRANTED);
+    assert_eq!(story.asked_by(3, log(1, 9), log(1, 9), 12), Opinion::Answer(PreVoteAnswer::Busy));
+    assert_eq!(story.asked_by(5, log(1, 9), log(1, 9), 13), GRANTED, "it may ask again");
+    assert!(story.standing.yields(story.at(20)));
+    assert_eq!(story.asked_by(3, log(1, 9), log(1, 9), 150), GRANTED, "nothing came of the first");
+}
+
+#[test]
+fn without_a_leader_there_is_a_retry_and_a_new_leader_ends_it() {
+    let mut story = Story::of(3, 3, None);
+    assert_eq!(story.due(1), Some(120));
+    story.standing.campaigning(&story.view, story.at(120));
+    assert_eq!(story.due(130), Some(240));
+    story.view.leader = Some(id(2));
+    story.standing.heard(story.at(150));
+    assert_eq!(story.due(160), Some(600));
+}
+
+#[test]
+fn while_the_members_change_both_majorities_are_needed() {
+    let view = View { leader: None, voters: vec![(1..=3).map(id).collect(), (3..=5).map(id).collect()] };
+    let quorum = |nodes: &[u64]| view.is_quorum(&nodes.iter().copied().map(id).collect());
+    assert!(!quorum(&[1, 2, 3]) && !quorum(&[3, 4, 5]) && quorum(&[2, 3, 4]));
+    assert!(!View { leader: None, voters: Vec::new() }.is_quorum(&BTreeSet::from([id(1)])));
+}
