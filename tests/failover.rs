@@ -88,6 +88,48 @@ fn the_controller_killed_under_load_loses_nothing_and_another_takes_over() {
     assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", PARTITIONS));
 }
 
+/// The term a node knows, and who leads in it.
+fn term(cluster: &Cluster, node: u16) -> Option<(i64, i64)> {
+    let status = status(cluster, node)?;
+    Some((status.get("term")?.as_i64()?, status.get("controller_id")?.as_i64()?))
+}
+
+fn is_fenced(cluster: &Cluster, asked: u16, node: u16) -> Option<bool> {
+    let status = status(cluster, asked)?;
+    let found = status.get("nodes")?.as_array()?.iter().find(|n| n["id"].as_i64() == Some(i64::from(node)))?;
+    Some(found["state"].as_str()? == "fenced")
+}
+
+#[test]
+fn a_paused_node_that_wakes_deposes_nobody() {
+    let cluster = Cluster::start("paused", 3, &[]);
+    cluster.create_topic("t", PARTITIONS, 3, &[]);
+    wait_in_sync(&cluster, "t");
+    let mut load = Load::start(&cluster.bootstrap(), "t", PARTITIONS);
+    load.wait_acked(500, SOON);
+
+    let leads = controller(&cluster);
+    let follower = if leads == 1 { 2 } else { 1 };
+    let before = term(&cluster, leads).expect("a term");
+    cluster.dev(&["pause", &follower.to_string()]).assert_ok("pause");
+    wait_for("the follower is fenced", SOON, || is_fenced(&cluster, leads, follower).filter(|fenced| *fenced));
+    cluster.dev(&["resume", &follower.to_string()]).assert_ok("resume");
+    wait_in_sync(&cluster, "t");
+    assert_eq!(term(&cluster, leads), Some(before), "the woken follower called an election");
+
+    cluster.dev(&["pause", &leads.to_string()]).assert_ok("pause");
+    let elected = wait_for("another controller", SOON, || {
+        term(&cluster, follower).filter(|(_, id)| *id > 0 && *id != i64::from(leads))
+    });
+    load.wait_acked(500, SOON);
+    cluster.dev(&["resume", &leads.to_string()]).assert_ok("resume");
+    wait_in_sync(&cluster, "t");
+    assert_eq!(term(&cluster, follower), Some(elected), "the woken controller called an election");
+
+    load.finish();
+    assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", PARTITIONS));
+}
+
 #[test]
 fn all_three_killed_at_once_come_back_with_everything_acked() {
     let cluster = Cluster::start("all", 3, &[]);
