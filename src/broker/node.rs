@@ -240,11 +240,7 @@ impl Running {
     /// Quorum and cluster port, on the control runtime.
     async fn start_quorum(&self) -> Result<(Node, Arc<Controller>), BrokerError> {
         let me = RaftNodeId { node: self.config.node_id, directory: self.folder.directory_id() };
-        let quorum_config = QuorumConfig {
-            dir: self.folder.metadata(),
-            me,
-            cluster_id: self.folder.cluster_id(),
-        };
+        let quorum_config = QuorumConfig { dir: self.folder.metadata(), me, cluster_id: self.folder.cluster_id() };
         let (config, stop) = (self.config.clone(), self.control_stop.subscribe());
         let remembered = self.folder.cluster_id();
         let path = self.folder.path().to_path_buf();

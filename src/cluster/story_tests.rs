@@ -177,13 +177,7 @@ async fn start_node(
 async fn start_quorum(me: RaftNodeId, dir: &Path) -> (Quorum, crate::metadata::raft::server::RaftService) {
     let start = clock::now();
     loop {
-        match Quorum::start(QuorumConfig {
-            dir: dir.to_path_buf(),
-            me,
-            cluster_id: None,
-        })
-        .await
-        {
+        match Quorum::start(QuorumConfig { dir: dir.to_path_buf(), me, cluster_id: None }).await {
             Ok(started) => return started,
             Err(error) => assert!(clock::now() - start < DEADLINE, "{error}"),
         }

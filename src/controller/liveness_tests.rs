@@ -38,7 +38,9 @@ impl Story {
                 Effect::Dial { broker, target: probe::Target::Address(address), .. } => {
                     format!("{ms} dial {broker} at {address}")
                 }
-                Effect::Dial { broker, target: probe::Target::Name(name), .. } => format!("{ms} dial {broker} by {name}"),
+                Effect::Dial { broker, target: probe::Target::Name(name), .. } => {
+                    format!("{ms} dial {broker} by {name}")
+                }
                 Effect::Fence { brokers, reason } => {
                     let ids: Vec<_> = brokers.iter().map(|(id, _)| id.to_string()).collect();
                     let why = if reason == FenceReason::SessionExpired { "session" } else { "connection" };

@@ -140,6 +140,7 @@ impl Fetcher {
             Ok(connection) => connection,
             Err(error) => return End::Broken(error.to_string()),
         };
+        self.node.contacts.regained(self.leader);
         loop {
             self.take_orders(&mut session);
             if self.followed.is_empty() {
@@ -155,7 +156,10 @@ impl Fetcher {
             let response: FetchResponse = tokio::select! {
                 response = call => match response {
                     Ok(response) => response,
-                    Err(error) => return End::Broken(error.to_string()),
+                    Err(error) => {
+                        self.node.contacts.lost(self.leader, clock::now());
+                        return End::Broken(error.to_string());
+                    }
                 },
                 () = self.interruption() => return End::Interrupted,
             };

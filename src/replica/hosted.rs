@@ -10,13 +10,15 @@ use crate::config::broker::NodeConfig;
 use crate::ids::*;
 use crate::log::flush::Flusher;
 use crate::log::folder::LogFolder;
+use crate::metadata::image::Image;
 use crate::metadata::intent::ControllerChannel;
 use crate::metadata::quorum::Quorum;
 use crate::platform::clock;
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -136,6 +138,16 @@ impl Hosted {
         if self.inner.node.image.load().brokers.contains_key(&broker) {
             self.inner.node.saw(broker, clock::now());
         }
+    }
+
+    /// Until when what `image` says of leaders is in doubt: this node lost contact with one a moment ago.
+    pub fn in_doubt(&self, image: &Image) -> Option<Instant> {
+        self.inner.node.contacts.in_doubt(image, clock::now())
+    }
+
+    /// Brokers that clients are told of though they are fenced: they were lost a moment ago.
+    pub fn lately_lost(&self) -> BTreeSet<BrokerId> {
+        self.inner.node.contacts.lately_lost(clock::now())
     }
 
     /// Leads at least one partition: a clean stop waits until it does not.

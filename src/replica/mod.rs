@@ -8,6 +8,7 @@
 //! decisions, pure: leader (with isr, high_watermark) · truncation · fetch_session
 //! ```
 
+mod contact;
 mod fetch_session;
 mod fetcher;
 mod fetchers;

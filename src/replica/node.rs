@@ -1,5 +1,6 @@
 //! What all partitions of this node share: the image, the flusher, who was seen, and what awaits the upkeep tasks.
 
+use super::contact::Contacts;
 use super::follower::ReplicaConfig;
 use super::isr::Peers;
 use super::partition::Partition;
@@ -69,6 +70,7 @@ pub(super) struct Node {
     /// The image that the partitions act on; never older than what any of them has seen.
     pub image: ArcSwap<Image>,
     pub gauges: Gauges,
+    pub contacts: Contacts,
     epoch: AtomicI64,
     seen: Mutex<BTreeMap<BrokerId, Instant>>,
     /// Partitions that the next tick looks at. Bound: each is listed once.
@@ -93,6 +95,7 @@ impl Node {
             flusher,
             image: ArcSwap::new(image),
             gauges: Gauges::default(),
+            contacts: Contacts::default(),
             epoch: AtomicI64::new(0),
             seen: Mutex::default(),
             attention: Mutex::default(),

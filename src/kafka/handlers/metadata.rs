@@ -5,7 +5,7 @@
 //! ```
 
 use crate::ids::*;
-use crate::kafka::context::RequestContext;
+use crate::kafka::context::{RequestContext, Services};
 use crate::kafka::endpoints::{Door, controller_for_clients};
 use crate::kafka::errors::{self, Code};
 use crate::kafka::names::{is_internal, is_valid_topic, text, topic_name};
@@ -19,7 +19,9 @@ use kafka_protocol::messages::metadata_response::{
 };
 use kafka_protocol::messages::{MetadataRequest, MetadataResponse};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
 
 /// Bound: topics created for one request; the client asks again for the rest.
 const CREATED_MAX: usize = 1_000;
@@ -56,7 +58,7 @@ type Failures = BTreeMap<String, Code>;
 pub async fn handle(context: &RequestContext, request: MetadataRequest) -> MetadataResponse {
     let services = &context.services;
     let wishes = wishes(context.version, &request);
-    let mut image = services.quorum.image();
+    let mut image = settled(services).await;
     let mut failures = Failures::new();
     let creatable = creatable(&image, &wishes);
     if !creatable.is_empty() {
@@ -70,11 +72,26 @@ pub async fn handle(context: &RequestContext, request: MetadataRequest) -> Metad
         image: &image,
         door: Door::of(context),
         me: services.config.node_id,
+        lingering: services.hosted.lately_lost(),
         version: context.version,
         topic_operations: request.include_topic_authorized_operations,
         cluster_operations: request.include_cluster_authorized_operations,
     };
     view.build(&wishes, &failures)
+}
+
+/// The image, once it is not about to change: a client whose leader just died asks at once, before the fence is committed,
+/// and told of the dead one it may ask again only minutes later. Waits a moment at most.
+async fn settled(services: &Services) -> Arc<Image> {
+    let mut updates = services.quorum.subscribe();
+    loop {
+        let image = services.quorum.image();
+        let Some(until) = services.hosted.in_doubt(&image) else { return image };
+        tokio::select! {
+            update = updates.recv() => if matches!(update, Err(RecvError::Closed)) { return image },
+            () = tokio::time::sleep_until(until.into()) => {}
+        }
+    }
 }
 
 fn wishes(version: i16, request: &MetadataRequest) -> Wishes {
@@ -144,6 +161,8 @@ struct View<'a> {
     image: &'a Image,
     door: Door<'a>,
     me: BrokerId,
+    /// Listed though fenced.
+    lingering: BTreeSet<BrokerId>,
     version: i16,
     topic_operations: bool,
     cluster_operations: bool,
@@ -155,7 +174,8 @@ impl View<'_> {
             Wishes::All => self.image.topics.values().map(|topic| self.topic(topic)).collect(),
             Wishes::Some(wishes) => wishes.iter().map(|wish| self.wished(wish, failures)).collect(),
         };
-        let brokers = self.image.brokers.iter().filter(|(_, broker)| !broker.fenced).filter_map(|(id, broker)| {
+        let brokers = self.image.brokers.iter().filter(|(id, broker)| !broker.fenced || self.lingering.contains(id));
+        let brokers = brokers.filter_map(|(id, broker)| {
             let endpoint = self.door.endpoint(broker)?;
             Some(
                 MetadataResponseBroker::default()

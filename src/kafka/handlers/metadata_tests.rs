@@ -8,7 +8,15 @@ const DOOR: Door<'_> = Door { listener: "external", is_replica_listener: false }
 
 fn build(version: i16, door: Door<'_>, wishes: &Wishes) -> MetadataResponse {
     let image = testing::image();
-    let view = View { image: &image, door, me: BrokerId(2), version, topic_operations: true, cluster_operations: true };
+    let view = View {
+        image: &image,
+        door,
+        me: BrokerId(2),
+        lingering: BTreeSet::new(),
+        version,
+        topic_operations: true,
+        cluster_operations: true,
+    };
     let response = view.build(wishes, &Failures::from([("slow".to_string(), Code::LeaderNotAvailable)]));
     testing::encodes(METADATA, version, &response);
     response
@@ -41,6 +49,24 @@ fn fenced_brokers_are_not_listed_and_their_replicas_are_offline() {
     let partition = &response.topics[0].partitions[0];
     assert_eq!(partition.offline_replicas.iter().map(|id| id.0).collect::<Vec<_>>(), [3]);
     assert_eq!((partition.leader_id.0, partition.leader_epoch, partition.error_code), (1, 5, 0));
+}
+
+#[test]
+fn a_broker_lost_a_moment_ago_is_listed_and_its_replicas_are_offline_all_the_same() {
+    let image = testing::image();
+    let lingering = BTreeSet::from([BrokerId(3)]);
+    let view = View {
+        image: &image,
+        door: DOOR,
+        me: BrokerId(2),
+        lingering,
+        version: 13,
+        topic_operations: false,
+        cluster_operations: false,
+    };
+    let response = view.build(&names(&["orders"]), &Failures::new());
+    assert_eq!(response.brokers.iter().map(|broker| broker.node_id.0).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(response.topics[0].partitions[0].offline_replicas[0].0, 3);
 }
 
 #[test]

@@ -31,12 +31,7 @@ pub struct RaftService {
 }
 
 impl RaftService {
-    pub(crate) fn new(
-        raft: Raft,
-        failover: Failover,
-        me: RaftNodeId,
-        cluster: Arc<ClusterIdentity>,
-    ) -> RaftService {
+    pub(crate) fn new(raft: Raft, failover: Failover, me: RaftNodeId, cluster: Arc<ClusterIdentity>) -> RaftService {
         RaftService { raft, failover, me, cluster, receiving: Arc::default() }
     }
 

@@ -192,7 +192,8 @@ impl Standing {
             self.heard = now.checked_sub(SILENCE * 2).unwrap_or(self.heard);
             return Opinion::Answer(PreVoteAnswer::LongerLog);
         }
-        let other = self.granted.filter(|(to, at)| *to != asked.candidate && now.saturating_duration_since(*at) < RETRY);
+        let other =
+            self.granted.filter(|(to, at)| *to != asked.candidate && now.saturating_duration_since(*at) < RETRY);
         if other.is_some() {
             return Opinion::Answer(PreVoteAnswer::Busy);
         }

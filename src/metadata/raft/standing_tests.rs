@@ -108,7 +108,10 @@ fn a_candidate_is_let_once_the_leader_is_gone_or_silent() {
 
     let mut silent = Story::of(2, 3, Some(1));
     assert_eq!(silent.asked_by(3, log(1, 9), log(1, 9), 300), GRANTED);
-    assert_eq!(Story::of(1, 3, Some(1)).asked_by(3, log(9, 9), log(1, 9), 300), Opinion::Answer(PreVoteAnswer::LeaderLives));
+    assert_eq!(
+        Story::of(1, 3, Some(1)).asked_by(3, log(9, 9), log(1, 9), 300),
+        Opinion::Answer(PreVoteAnswer::LeaderLives)
+    );
 }
 
 #[test]
