@@ -69,8 +69,8 @@ mod tests {
         assert_eq!(contacts.in_doubt(&image, now + DOUBT), None);
         assert_eq!(contacts.lately_lost(now + DOUBT), BTreeSet::from([BrokerId(2)]), "listed a little longer");
         assert_eq!(contacts.lately_lost(now + LISTED), BTreeSet::new());
-        contacts.lost(BrokerId(3), now);
+        contacts.lost(BrokerId(3), now + DOUBT);
         contacts.regained(BrokerId(3));
-        assert_eq!(contacts.in_doubt(&image, now), None);
+        assert_eq!(contacts.in_doubt(&image, now + DOUBT), None);
     }
 }
