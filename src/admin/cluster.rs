@@ -146,7 +146,7 @@ mod tests {
             rack: None,
             version: "1".into(),
         };
-        Broker { registration, epoch: BrokerEpoch(7), fenced, shutting_down: false }
+        Broker { registration, epoch: BrokerEpoch(7), fenced, shutting_down: false, draining: false }
     }
 
     #[test]
@@ -163,6 +163,7 @@ mod tests {
             leader_epoch: LeaderEpoch(3),
             partition_epoch: PartitionEpoch(4),
             unclean_epoch: None,
+            reassignment: None,
         };
         image
             .topics

@@ -11,6 +11,7 @@ use super::proto::topics_server::TopicsServer;
 use super::topics::TopicsService;
 use super::watch::EventsService;
 use crate::config::broker::{ListenerConfig, NodeConfig};
+use crate::controller::replica_states::ReplicaStates;
 use crate::metadata::intent::ControllerChannel;
 use crate::metadata::quorum::Quorum;
 use crate::platform::network;
@@ -36,6 +37,7 @@ pub struct AdminParts {
     pub quorum: Quorum,
     pub hosted: Hosted,
     pub controller: Arc<dyn ControllerChannel>,
+    pub replicas: Arc<dyn ReplicaStates>,
     pub config: Arc<NodeConfig>,
 }
 

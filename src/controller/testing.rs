@@ -30,6 +30,7 @@ pub fn broker(id: i32) -> Broker {
         epoch: BrokerEpoch(10 + i64::from(id)),
         fenced: false,
         shutting_down: false,
+        draining: false,
     }
 }
 
@@ -55,6 +56,7 @@ pub fn topic(image: &mut Image, name: &str, id: u128, partitions: &[&[i32]]) -> 
                 leader_epoch: LeaderEpoch(1),
                 partition_epoch: PartitionEpoch(1),
                 unclean_epoch: None,
+                reassignment: None,
                 replicas,
             }
         })

@@ -199,7 +199,9 @@ fn assignments_of(
     let partitions = if intent.partitions == -1 { defaults.partitions } else { intent.partitions };
     let partitions = bounded_count(partitions)?;
     let factor = match intent.replication_factor {
-        -1 => defaults.replication_factor.map_or(image.brokers.len().min(3), |f| usize::try_from(f).unwrap_or(0)),
+        -1 => defaults
+            .replication_factor
+            .map_or(image.brokers.values().filter(|b| !b.draining).count().min(3), |f| usize::try_from(f).unwrap_or(0)),
         given => usize::try_from(given).unwrap_or(0),
     };
     if factor == 0 {
