@@ -474,6 +474,8 @@ fn replica_config(config: &NodeConfig) -> ReplicaConfig {
         fetch_partition_bytes_max: bytes("replica.fetch.max.bytes"),
         fetch_wait_max: millis("replica.fetch.wait.max.ms"),
         retention_check_interval: millis("log.retention.check.interval.ms"),
+        throttled_rate: config.kafka.int("follower.replication.throttled.rate"),
+        leader_throttled_rate: config.kafka.int("leader.replication.throttled.rate"),
     }
 }
 
