@@ -96,8 +96,7 @@ pub fn away(image: &Image, loads: &mut BTreeMap<BrokerId, Load>, broker: BrokerI
         let Some(partition) = image.partition(place) else { continue };
         let mut target = partition.target();
         let Some(at) = target.iter().position(|b| *b == broker) else { continue };
-        // Back to one that an earlier move takes away from is no new replica.
-        match taker(image, loads, &takers, &target) {
+        match taker(image, loads, &takers, &target, broker) {
             Some(taker) => {
                 target[at] = taker;
                 let load = loads.entry(taker).or_default();
@@ -141,9 +140,11 @@ fn taker(
     loads: &BTreeMap<BrokerId, Load>,
     takers: &[BrokerId],
     replicas: &[BrokerId],
+    leaving: BrokerId,
 ) -> Option<BrokerId> {
     let rack = |b: &BrokerId| image.brokers.get(b).and_then(|broker| broker.registration.rack.clone());
-    let shares = |b: &BrokerId| rack(b).is_some_and(|r| replicas.iter().any(|o| rack(o).as_ref() == Some(&r)));
+    let stays_in = |r: &String| replicas.iter().any(|o| *o != leaving && rack(o).as_ref() == Some(r));
+    let shares = |b: &BrokerId| rack(b).is_some_and(|r| stays_in(&r));
     let carried = |b: &BrokerId| loads.get(b).map_or(0, |load| load.replicas);
     takers.iter().filter(|b| !replicas.contains(b)).min_by_key(|b| (shares(b), carried(b), **b)).copied()
 }

@@ -45,6 +45,11 @@ pub fn image_with(brokers: &[i32]) -> Image {
 /// Adds a topic whose partitions are led by their first replica, all in sync.
 pub fn topic(image: &mut Image, name: &str, id: u128, partitions: &[&[i32]]) -> TopicId {
     let id = TopicId(Uuid::from_u128(id));
+    for (number, replicas) in (0..).zip(partitions) {
+        for broker in *replicas {
+            image.replicas_on.entry(BrokerId(*broker)).or_default().insert(TopicPartition::new(id, number));
+        }
+    }
     let partitions = partitions
         .iter()
         .map(|replicas| {

@@ -1,0 +1,190 @@
+//! Replicas move, brokers are drained and removed, all of it under load and with a kill -9 in the middle: every acked
+//! record is read back exactly once.
+#![allow(clippy::disallowed_methods, reason = "tests stand outside the platform seam")]
+
+mod support;
+
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use support::load::{Load, assert_exactly_once, read_all};
+use support::{Cluster, HIGHWATER, wait_for};
+
+const PARTITIONS: i32 = 4;
+const SOON: Duration = Duration::from_secs(90);
+
+fn json(cluster: &Cluster, arguments: &[&str]) -> Option<Value> {
+    let mut all = arguments.to_vec();
+    all.extend(["-o", "json"]);
+    serde_json::from_str(&cluster.cli(1, &all).stdout()).ok()
+}
+
+fn numbers(value: &Value) -> Vec<i64> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_i64).collect()
+}
+
+/// Replicas and ISR of each partition, and its leader.
+fn partitions(cluster: &Cluster, topic: &str) -> Option<Vec<(Vec<i64>, Vec<i64>, i64)>> {
+    let described = json(cluster, &["topic", "describe", topic])?;
+    let rows = described["partitions"].as_array()?;
+    Some(
+        rows.iter()
+            .map(|p| (numbers(&p["replicas"]), numbers(&p["isr"]), p["leader"].as_i64().unwrap_or(-1)))
+            .collect(),
+    )
+}
+
+fn wait_in_sync(cluster: &Cluster, topic: &str) {
+    wait_for("every replica in sync", SOON, || {
+        let found = partitions(cluster, topic)?;
+        found.iter().all(|(replicas, isr, _)| replicas.len() == isr.len()).then_some(())
+    });
+}
+
+fn broker(cluster: &Cluster, id: i64) -> Option<Value> {
+    let brokers = json(cluster, &["broker", "list"])?;
+    brokers["brokers"].as_array()?.iter().find(|b| b["id"] == id).cloned()
+}
+
+fn moving(cluster: &Cluster, topic: &str) -> Option<usize> {
+    Some(json(cluster, &["topic", "reassign", topic, "--status"])?["reassignments"].as_array()?.len())
+}
+
+/// Folders of partitions on a node's disk.
+fn folders(data: PathBuf, topic_id: &str) -> usize {
+    fn count(dir: PathBuf, topic_id: &str) -> usize {
+        let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+        let of = |entry: std::fs::DirEntry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_partition = name.contains(topic_id) && !name.contains("deleted");
+            usize::from(is_partition) + if entry.path().is_dir() { count(entry.path(), topic_id) } else { 0 }
+        };
+        entries.flatten().map(of).sum()
+    }
+    count(data, topic_id)
+}
+
+#[test]
+fn replicas_move_under_load_with_the_target_killed_and_then_a_broker_is_removed() {
+    let cluster = Cluster::start("moves", 4, &["follower.replication.throttled.rate=2000000"]);
+    cluster.cli(1, &["topic", "create", "t", "--partitions", "4", "--replication-factor", "3"]).assert_ok("create");
+    cluster.cli(1, &["topic", "reassign", "t", "--replicas", "1,2,3"]).assert_ok("all on the first three");
+    wait_in_sync(&cluster, "t");
+    let mut load = Load::start(&cluster.bootstrap(), "t", PARTITIONS);
+    load.wait_acked(2_000, SOON);
+
+    // Onto 4, which is killed at once.
+    cluster.cli(1, &["topic", "reassign", "t", "--replicas", "2,3,4", "--no-wait"]).assert_ok("reassign");
+    cluster.kill(4);
+    load.wait_acked(500, SOON);
+    assert!(moving(&cluster, "t").is_some_and(|n| n > 0), "a dead target holds the move up, and nothing else");
+    cluster.start_node(4);
+    wait_for("the moves complete", SOON, || (moving(&cluster, "t")? == 0).then_some(()));
+    wait_in_sync(&cluster, "t");
+    for (replicas, _, leader) in partitions(&cluster, "t").expect("described") {
+        let mut sorted = replicas.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [2, 3, 4]);
+        assert!(replicas.contains(&leader));
+    }
+    load.wait_acked(500, SOON);
+    let topic_id = json(&cluster, &["topic", "describe", "t"]).expect("described")["id"].as_str().unwrap().to_string();
+    wait_for("what left broker 1 leaves its disk", SOON, || {
+        (folders(cluster.node_dir(1).join("data"), &topic_id) == 0).then_some(())
+    });
+    assert!(folders(cluster.node_dir(4).join("data"), &topic_id) > 0, "the folders are found by this name");
+
+    // Back, and cancelled on the way.
+    cluster
+        .cli(1, &["topic", "reassign", "t", "--partition", "0", "--replicas", "1,3,4", "--no-wait"])
+        .assert_ok("again");
+    let _ = cluster.cli(1, &["topic", "reassign", "t", "--cancel"]);
+    wait_for("nothing moves", SOON, || (moving(&cluster, "t")? == 0).then_some(()));
+
+    // Drained: it leads nothing, and keeps up.
+    cluster.cli(1, &["broker", "drain", "2"]).assert_ok("drain");
+    wait_for("broker 2 leads nothing", SOON, || (broker(&cluster, 2)?["leaders"] == 0).then_some(()));
+    load.wait_acked(500, SOON);
+    cluster.kill(2);
+    load.wait_acked(500, SOON);
+    cluster.start_node(2);
+    wait_for("it is drained still", SOON, || {
+        let state = broker(&cluster, 2)?;
+        (state["liveness"] == "alive" && state["draining"] == true).then_some(())
+    });
+    cluster.cli(1, &["broker", "undrain", "2"]).assert_ok("undrain");
+
+    // Killed, and taken out of the cluster: the others hold everything.
+    cluster.kill(4);
+    wait_for("it is fenced", SOON, || (broker(&cluster, 4)?["liveness"] == "fenced").then_some(()));
+    let removed = cluster.cli(1, &["broker", "remove", "4"]);
+    removed.assert_ok("remove");
+    assert!(removed.stdout().contains("partitions left"), "progress is told: {}", removed.stdout());
+    assert!(broker(&cluster, 4).is_none(), "forgotten");
+    wait_in_sync(&cluster, "t");
+    load.wait_acked(500, SOON);
+
+    // Nobody could take its replicas.
+    let refused = cluster.cli(1, &["broker", "remove", "3"]);
+    assert!(!refused.ok() && refused.stderr().contains("t (3 replicas)"), "{}", refused.stderr());
+    assert_eq!(broker(&cluster, 3).expect("listed")["draining"], false);
+
+    load.finish();
+    assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", PARTITIONS));
+}
+
+/// A `highwater serve` process, killed when dropped.
+struct Served(Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_fourth_node_joins_by_the_others_addresses_and_takes_replicas() {
+    let cluster = Cluster::start("grow", 3, &[]);
+    cluster.create_topic("t", PARTITIONS, 3, &[]);
+    let mut load = Load::start(&cluster.bootstrap(), "t", PARTITIONS);
+    load.wait_acked(1_000, SOON);
+
+    let dir = cluster.node_dir(4);
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let at = |offset: u16| format!("127.0.0.1:{}", cluster.port + 30 + offset);
+    let controllers: Vec<String> =
+        (1..=3u16).map(|id| format!("\"{id}@127.0.0.1:{}\"", cluster.kafka_port(id) + 1)).collect();
+    let mut config = format!(
+        "node_id = 4\ndata_dir = \"{}\"\nroles = [\"broker\"]\ncontrollers = [{}]\n",
+        dir.join("data").display(),
+        controllers.join(", ")
+    );
+    for (name, offset) in
+        [("listeners.plaintext", 0), ("cluster_listener", 1), ("admin_listener", 2), ("replica_listener", 3)]
+    {
+        config.push_str(&format!("\n[{name}]\nbind = \"{0}\"\nadvertised = \"{0}\"\n", at(offset)));
+    }
+    std::fs::write(dir.join("highwater.toml"), config).expect("written");
+    let log = std::fs::File::create(dir.join("log")).expect("a log");
+    let _node = Served(
+        Command::new(HIGHWATER)
+            .args(["serve", "--config", dir.join("highwater.toml").to_str().expect("utf-8 path")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("node 4 starts"),
+    );
+    wait_for("node 4 is alive", SOON, || (broker(&cluster, 4)?["liveness"] == "alive").then_some(()));
+    let moved = cluster.cli(1, &["topic", "reassign", "t", "--replicas", "4,2,3"]);
+    moved.assert_ok("reassign onto node 4");
+    load.wait_acked(500, SOON);
+    // What it was given must stand alone: another one goes.
+    cluster.kill(1);
+    load.wait_acked(500, SOON);
+    load.finish();
+    let bootstrap = format!("{},{}", cluster.bootstrap(), at(0));
+    assert_exactly_once(&load.acks, &read_all(&bootstrap, "t", PARTITIONS));
+}
