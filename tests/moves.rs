@@ -4,14 +4,17 @@
 
 mod support;
 
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::load::{Load, assert_exactly_once, read_all};
 use support::{Cluster, HIGHWATER, wait_for};
 
 const PARTITIONS: i32 = 4;
+const BIG: i32 = 20_000;
 const SOON: Duration = Duration::from_secs(90);
 
 fn json(cluster: &Cluster, arguments: &[&str]) -> Option<Value> {
@@ -24,8 +27,10 @@ fn numbers(value: &Value) -> Vec<i64> {
     value.as_array().into_iter().flatten().filter_map(Value::as_i64).collect()
 }
 
-/// Replicas and ISR of each partition, and its leader.
-fn partitions(cluster: &Cluster, topic: &str) -> Option<Vec<(Vec<i64>, Vec<i64>, i64)>> {
+/// Replicas and ISR of a partition, and its leader.
+type Described = (Vec<i64>, Vec<i64>, i64);
+
+fn partitions(cluster: &Cluster, topic: &str) -> Option<Vec<Described>> {
     let described = json(cluster, &["topic", "describe", topic])?;
     let rows = described["partitions"].as_array()?;
     Some(
@@ -65,22 +70,49 @@ fn folders(data: PathBuf, topic_id: &str) -> usize {
     count(data, topic_id)
 }
 
+/// 20,000 records of 1,000 bytes: enough that a bounded copy takes a while.
+fn fill(cluster: &Cluster, topic: &str) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap())
+        .set("enable.idempotence", "true")
+        .create()
+        .expect("a producer");
+    let value = "x".repeat(1_000);
+    for number in 0..BIG {
+        let mut record = BaseRecord::<(), _>::to(topic).payload(&value).partition(number % PARTITIONS);
+        while let Err((_, back)) = producer.send(record) {
+            producer.poll(Duration::from_millis(5));
+            record = back;
+        }
+    }
+    producer.flush(SOON).expect("all acked");
+}
+
 #[test]
 fn replicas_move_under_load_with_the_target_killed_and_then_a_broker_is_removed() {
     let cluster = Cluster::start("moves", 4, &["follower.replication.throttled.rate=2000000"]);
     cluster.cli(1, &["topic", "create", "t", "--partitions", "4", "--replication-factor", "3"]).assert_ok("create");
     cluster.cli(1, &["topic", "reassign", "t", "--replicas", "1,2,3"]).assert_ok("all on the first three");
     wait_in_sync(&cluster, "t");
+    cluster.cli(1, &["topic", "create", "big", "--partitions", "4", "--replication-factor", "3"]).assert_ok("create");
+    cluster.cli(1, &["topic", "reassign", "big", "--replicas", "1,2,3"]).assert_ok("all on the first three");
+    fill(&cluster, "big");
     let mut load = Load::start(&cluster.bootstrap(), "t", PARTITIONS);
     load.wait_acked(2_000, SOON);
 
-    // Onto 4, which is killed at once.
+    // Onto 4, which is killed in the middle.
+    let began = Instant::now();
+    cluster.cli(1, &["topic", "reassign", "big", "--replicas", "2,3,4", "--no-wait"]).assert_ok("reassign");
     cluster.cli(1, &["topic", "reassign", "t", "--replicas", "2,3,4", "--no-wait"]).assert_ok("reassign");
     cluster.kill(4);
     load.wait_acked(500, SOON);
-    assert!(moving(&cluster, "t").is_some_and(|n| n > 0), "a dead target holds the move up, and nothing else");
+    assert_eq!(moving(&cluster, "big"), Some(4), "a dead target holds the move up, and nothing else");
     cluster.start_node(4);
-    wait_for("the moves complete", SOON, || (moving(&cluster, "t")? == 0).then_some(()));
+    let followed = cluster.cli(1, &["topic", "reassign", "big", "--partition", "0", "--replicas", "2,3,4"]);
+    assert!(followed.assert_ok("the same again").stdout().contains("bytes"), "{}", followed.stdout());
+    wait_for("the moves complete", SOON, || (moving(&cluster, "t")? + moving(&cluster, "big")? == 0).then_some(()));
+    // 20 MB at 2 MB a second, less what a second's savings and one large answer let through.
+    assert!(began.elapsed() > Duration::from_secs(5), "the bound was not kept: {:?}", began.elapsed());
     wait_in_sync(&cluster, "t");
     for (replicas, _, leader) in partitions(&cluster, "t").expect("described") {
         let mut sorted = replicas.clone();
@@ -130,8 +162,23 @@ fn replicas_move_under_load_with_the_target_killed_and_then_a_broker_is_removed(
     assert!(!refused.ok() && refused.stderr().contains("t (3 replicas)"), "{}", refused.stderr());
     assert_eq!(broker(&cluster, 3).expect("listed")["draining"], false);
 
+    // Back as a new broker with an empty replica of nothing; then a live one goes.
+    cluster.start_node(4);
+    wait_for("it is back", SOON, || (broker(&cluster, 4)?["liveness"] == "alive").then_some(()));
+    let (admin, mut removing) = (cluster.admin(1), Command::new(HIGHWATER));
+    removing.args(["broker", "remove", "3", "--admin", &admin]).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut removing = Served(removing.spawn().expect("the command starts"));
+    wait_for("broker 3 holds nothing", SOON, || (broker(&cluster, 3)?["replicas"] == 0).then_some(()));
+    assert_eq!(broker(&cluster, 3).expect("alive, and still known")["liveness"], "alive");
+    cluster.kill(3);
+    wait_for("it is forgotten", SOON, || broker(&cluster, 3).is_none().then_some(()));
+    assert!(removing.0.wait().expect("it ends").success());
+    load.wait_acked(500, SOON);
+    wait_in_sync(&cluster, "t");
+
     load.finish();
     assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", PARTITIONS));
+    assert_eq!(read_all(&cluster.bootstrap(), "big", PARTITIONS).len(), usize::try_from(BIG).unwrap());
 }
 
 /// A `highwater serve` process, killed when dropped.

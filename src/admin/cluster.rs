@@ -96,7 +96,7 @@ fn count_partitions(image: &Image, nodes: &mut BTreeMap<BrokerId, Node>) -> Part
     for partition in image.topics.values().flat_map(|topic| topic.partitions.iter()) {
         counts.total += 1;
         counts.without_leader += i32::from(partition.leader.is_none());
-        counts.under_replicated += i32::from(partition.isr.len() < partition.replicas.len());
+        counts.under_replicated += i32::from(partition.is_under_replicated());
         if let Some(node) = partition.leader.and_then(|leader| nodes.get_mut(&leader)) {
             node.leaders += 1;
         }

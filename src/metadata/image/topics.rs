@@ -62,6 +62,11 @@ impl Partition {
         self.reassignment.as_ref().map_or(&[], |r| &r.removing)
     }
 
+    /// A replica is out of sync that is not just being added.
+    pub fn is_under_replicated(&self) -> bool {
+        self.replicas.iter().any(|b| !self.isr.contains(b) && !self.adding().contains(b))
+    }
+
     /// The replica set before the move, or the one there is.
     pub fn original(&self) -> &[BrokerId] {
         self.reassignment.as_ref().map_or(&self.replicas, |r| &r.original)
