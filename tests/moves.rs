@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::load::{Load, assert_exactly_once, read_all};
-use support::{Cluster, HIGHWATER, wait_for};
+use support::{Cluster, HIGHWATER, have, python, wait_for};
 
 const PARTITIONS: i32 = 4;
 const BIG: i32 = 20_000;
@@ -121,7 +121,8 @@ fn replicas_move_under_load_with_the_target_killed_and_then_a_broker_is_removed(
         assert!(replicas.contains(&leader));
     }
     load.wait_acked(500, SOON);
-    let topic_id = json(&cluster, &["topic", "describe", "t"]).expect("described")["id"].as_str().unwrap().to_string();
+    let topic_id =
+        json(&cluster, &["topic", "describe", "t"]).expect("described")["id"].as_str().unwrap().replace('-', "");
     wait_for("what left broker 1 leaves its disk", SOON, || {
         (folders(cluster.node_dir(1).join("data"), &topic_id) == 0).then_some(())
     });
@@ -179,6 +180,64 @@ fn replicas_move_under_load_with_the_target_killed_and_then_a_broker_is_removed(
     load.finish();
     assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", PARTITIONS));
     assert_eq!(read_all(&cluster.bootstrap(), "big", PARTITIONS).len(), usize::try_from(BIG).unwrap());
+}
+
+/// What kafka-python's admin client was answered.
+fn ask(cluster: &Cluster, arguments: &[&str]) -> Value {
+    let bootstrap = cluster.bootstrap();
+    let mut all = vec![bootstrap.as_str()];
+    all.extend(arguments);
+    let finished = python("python_moves.py", &all);
+    serde_json::from_str(&finished.assert_ok("python_moves.py").stdout()).expect("JSON")
+}
+
+#[test]
+fn a_clients_moves_and_elections_have_kafkas_codes_and_the_last_resort_is_asked_for() {
+    if !have("python3", &["-c", "import kafka"]) {
+        return;
+    }
+    let cluster = Cluster::start("elections", 4, &["min.insync.replicas=1"]);
+    cluster.cli(1, &["topic", "create", "u", "--partitions", "1", "--replication-factor", "2"]).assert_ok("create");
+    assert_eq!(ask(&cluster, &["alter", "u", "0", "9,1"]), serde_json::json!([39]), "INVALID_REPLICA_ASSIGNMENT");
+    assert_eq!(ask(&cluster, &["alter", "u", "0", "-"]), serde_json::json!([85]), "NO_REASSIGNMENT_IN_PROGRESS");
+    assert_eq!(ask(&cluster, &["alter", "missing", "0", "1"]), serde_json::json!([3]));
+    assert_eq!(ask(&cluster, &["alter", "u", "0", "3,4"]), serde_json::json!([0]));
+    wait_for("the move completes", SOON, || (ask(&cluster, &["list"]) == serde_json::json!({})).then_some(()));
+    wait_in_sync(&cluster, "u");
+    let elected = ask(&cluster, &["elect", "0", "u", "0"]);
+    assert!(elected == serde_json::json!([0]) || elected == serde_json::json!([84]), "{elected}");
+    wait_for("3 leads", SOON, || (partitions(&cluster, "u")?[0].2 == 3).then_some(()));
+    assert_eq!(ask(&cluster, &["elect", "0", "u", "0"]), serde_json::json!([84]), "ELECTION_NOT_NEEDED");
+    assert_eq!(ask(&cluster, &["elect", "1", "u", "0"]), serde_json::json!([84]), "it has a leader");
+
+    // A move that cannot go on is listed, and cancelled.
+    cluster.kill(2);
+    assert_eq!(ask(&cluster, &["alter", "u", "0", "3,2"]), serde_json::json!([0]));
+    let listed = ask(&cluster, &["list"]);
+    assert_eq!(listed["u-0"]["adding_replicas"], serde_json::json!([2]), "{listed}");
+    assert_eq!(ask(&cluster, &["alter", "u", "0", "-"]), serde_json::json!([0]));
+    assert_eq!(partitions(&cluster, "u").expect("described")[0].0, [3, 4]);
+    cluster.start_node(2);
+
+    let mut load = Load::start(&cluster.bootstrap(), "u", 1);
+    load.wait_acked(100, SOON);
+    cluster.kill(3);
+    load.wait_acked(100, SOON);
+    assert_eq!(ask(&cluster, &["elect", "0", "u", "0"]), serde_json::json!([80]), "PREFERRED_LEADER_NOT_AVAILABLE");
+    load.finish();
+    cluster.kill(4);
+    wait_for("nobody leads", SOON, || (partitions(&cluster, "u")?[0].2 == -1).then_some(()));
+    assert_eq!(ask(&cluster, &["elect", "1", "u", "0"]), serde_json::json!([83]), "ELIGIBLE_LEADERS_NOT_AVAILABLE");
+    cluster.start_node(3);
+    wait_for("3 is elected uncleanly, once it tells what it holds", SOON, || {
+        (ask(&cluster, &["elect", "1", "u", "0"]) == serde_json::json!([0])).then_some(())
+    });
+    assert_eq!(partitions(&cluster, "u").expect("described")[0].2, 3);
+    let held = read_all(&cluster.bootstrap(), "u", 1).len();
+    // The other gives up what only it had, and follows.
+    cluster.start_node(4);
+    wait_in_sync(&cluster, "u");
+    assert_eq!(read_all(&cluster.bootstrap(), "u", 1).len(), held);
 }
 
 /// A `highwater serve` process, killed when dropped.

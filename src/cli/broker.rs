@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 const LINE_EVERY: Duration = Duration::from_secs(1);
+/// Nodes that do not answer, one after the other, before the watching is given up.
+const FAILURES_MAX: u32 = 10;
 
 /// List brokers, take them out of service, and out of the cluster.
 #[derive(Debug, Args)]
@@ -58,9 +60,7 @@ pub async fn run(broker: Broker, reach: &Reach, format: Format) -> anyhow::Resul
         Command::Drain { broker } => set_draining(&mut brokers, broker, true, format).await,
         Command::Undrain { broker } => set_draining(&mut brokers, broker, false, format).await,
         Command::Remove { broker, cancel: true, .. } => cancel(reach, &mut brokers, broker, format).await,
-        Command::Remove { broker, force, .. } => {
-            remove(brokers, reach.reassignments().await?, broker, force, format).await
-        }
+        Command::Remove { broker, force, .. } => remove(reach, brokers, broker, force, format).await,
     }
 }
 
@@ -138,8 +138,8 @@ async fn cancel(reach: &Reach, brokers: &mut BrokersClient, broker: i32, format:
 }
 
 async fn remove(
+    reach: &Reach,
     mut brokers: BrokersClient,
-    mut client: ReassignmentsClient,
     broker: i32,
     force: bool,
     format: Format,
@@ -150,10 +150,20 @@ async fn remove(
     brokers.set_draining(SetDrainingRequest { broker, draining: true }).await.map_err(refused)?;
     let mut ticks = interval(LINE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told_to_stop = false;
+    let (mut told_to_stop, mut failures) = (false, 0);
     loop {
         ticks.tick().await;
-        let found = summaries(&mut brokers).await?;
+        let found = match summaries(&mut brokers).await {
+            Ok(found) => found,
+            // The node asked may be the one that goes: another one tells as well.
+            Err(error) if failures >= FAILURES_MAX => return Err(error),
+            Err(_) => {
+                failures += 1;
+                brokers = reach.brokers().await?;
+                continue;
+            }
+        };
+        failures = 0;
         let Some(summary) = found.iter().find(|b| b.id == broker) else { break };
         let dead = summary.liveness() == Liveness::Fenced;
         if summary.replicas == 0 || (force && dead) {
@@ -166,7 +176,7 @@ async fn remove(
             }
             continue;
         }
-        let moving = reassignments(&mut client, broker).await?;
+        let Ok(moving) = reassignments(&mut reach.reassignments().await?, broker).await else { continue };
         let left = Left::of(&moving);
         match format {
             Format::Table => output::line(format!(
@@ -180,7 +190,11 @@ async fn remove(
             }))?,
         }
         // What is under way stays; what changed meanwhile, or came to be, begins.
-        brokers.move_away(MoveAwayRequest { broker }).await.map_err(refused)?;
+        match brokers.move_away(MoveAwayRequest { broker }).await {
+            Err(status) if status.code() == tonic::Code::FailedPrecondition => return Err(refused(status)),
+            // No controller for now, say: asked again in a second.
+            _ => {}
+        }
     }
     match format {
         Format::Json => output::json_line(&json!({"broker": broker, "removed": true})),

@@ -279,6 +279,9 @@ fn check_assignments(image: &Image, assignments: &[Vec<BrokerId>], factor: Optio
         if let Some(unknown) = replicas.iter().find(|id| !image.brokers.contains_key(*id)) {
             return wrong(format!("partition {partition} names broker {unknown}, which is not registered"));
         }
+        if let Some(drained) = replicas.iter().find(|id| image.is_draining(**id)) {
+            return wrong(format!("partition {partition} names broker {drained}, which is being drained"));
+        }
         if !replicas.iter().any(|id| image.brokers.get(id).is_some_and(|b| b.is_active())) {
             return wrong(format!("every broker of partition {partition} is fenced or shutting down"));
         }
