@@ -219,6 +219,12 @@ fn a_clients_moves_and_elections_have_kafkas_codes_and_the_last_resort_is_asked_
     assert_eq!(partitions(&cluster, "u").expect("described")[0].0, [3, 4]);
     cluster.start_node(2);
 
+    // As `u`, but it would rather lose than wait.
+    let config = "unclean.leader.election.enable=true";
+    cluster.cli(1, &["topic", "create", "v", "-p", "1", "-r", "2", "--config", config]).assert_ok("create");
+    cluster.cli(1, &["topic", "reassign", "v", "--replicas", "3,4"]).assert_ok("reassign");
+    wait_in_sync(&cluster, "v");
+
     let mut load = Load::start(&cluster.bootstrap(), "u", 1);
     load.wait_acked(100, SOON);
     cluster.kill(3);
@@ -226,13 +232,16 @@ fn a_clients_moves_and_elections_have_kafkas_codes_and_the_last_resort_is_asked_
     assert_eq!(ask(&cluster, &["elect", "0", "u", "0"]), serde_json::json!([80]), "PREFERRED_LEADER_NOT_AVAILABLE");
     load.finish();
     cluster.kill(4);
-    wait_for("nobody leads", SOON, || (partitions(&cluster, "u")?[0].2 == -1).then_some(()));
+    for topic in ["u", "v"] {
+        wait_for("nobody leads", SOON, || (partitions(&cluster, topic)?[0].2 == -1).then_some(()));
+    }
     assert_eq!(ask(&cluster, &["elect", "1", "u", "0"]), serde_json::json!([83]), "ELIGIBLE_LEADERS_NOT_AVAILABLE");
     cluster.start_node(3);
     wait_for("3 is elected uncleanly, once it tells what it holds", SOON, || {
         (ask(&cluster, &["elect", "1", "u", "0"]) == serde_json::json!([0])).then_some(())
     });
     assert_eq!(partitions(&cluster, "u").expect("described")[0].2, 3);
+    wait_for("3 leads the other topic unasked", SOON, || (partitions(&cluster, "v")?[0].2 == 3).then_some(()));
     let held = read_all(&cluster.bootstrap(), "u", 1).len();
     // The other gives up what only it had, and follows.
     cluster.start_node(4);

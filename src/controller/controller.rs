@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// A commit takes a few milliseconds; after this long its outcome is called unknown.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// An item that another change of its partition came between is tried so many times in all.
+const ATTEMPTS_MAX: usize = 5;
 /// Loads are counted over the whole image at most this often; what was placed meanwhile is added as it is placed.
 const LOADS_FRESH: Duration = Duration::from_secs(5);
 
@@ -131,18 +133,18 @@ impl Controller {
                 Ok((index, one_result(answer)))
             }
             Intent::ElectPreferred { partitions } => {
-                self.commit_results(
-                    &image,
-                    elections_plan(partitions.into_iter().map(|id| election::asked(&image, id))),
-                )
-                .await
+                let plan = |image: &Image, ids: Vec<TopicPartition>| {
+                    elections_plan(ids.into_iter().map(|id| election::asked(image, id)))
+                };
+                self.commit_fresh(partitions, plan).await
             }
             Intent::ElectUnclean { partitions } => {
                 let elections = self.unclean_elections(&image, &partitions).await;
                 self.commit_results(&image, elections_plan(elections.into_iter())).await
             }
             Intent::AlterReassignments { wishes, keep_replication_factor } => {
-                self.commit_results(&image, moves::alter(&image, wishes, keep_replication_factor)).await
+                let plan = |image: &Image, wishes| moves::alter(image, wishes, keep_replication_factor);
+                self.commit_fresh(wishes, plan).await
             }
             Intent::MoveAway { broker } => match self.with_loads(&image, |loads, _| moves::away(&image, loads, broker))
             {
@@ -271,6 +273,32 @@ impl Controller {
         Ok((index, IntentAnswer::Results(results)))
     }
 
+    /// As [`commit_results`](Self::commit_results) of what is planned for `wishes`; those that an ISR change came between
+    /// are planned anew by the image that has it.
+    async fn commit_fresh<W: Clone>(
+        &self,
+        wishes: Vec<W>,
+        plan: impl Fn(&Image, Vec<W>) -> Plan<()>,
+    ) -> Result<(RaftIndex, IntentAnswer), ControllerError> {
+        let image = self.quorum.image();
+        let (mut index, mut results) = self.commit(&image, plan(&image, wishes.clone()), |(), _| ()).await?;
+        for _ in 1..ATTEMPTS_MAX {
+            let stale: Vec<usize> = (0..results.len()).filter(|at| is_stale(&results[*at])).collect();
+            if stale.is_empty() {
+                break;
+            }
+            let image = self.quorum.image();
+            let again = stale.iter().map(|at| wishes[*at].clone()).collect();
+            let fresh = self.commit(&image, plan(&image, again), |(), _| ()).await;
+            let (at, fresh) = fresh.map_err(|error| after_commits(error, 1))?;
+            index = at;
+            for (place, result) in stale.into_iter().zip(fresh) {
+                results[place] = result;
+            }
+        }
+        Ok((index, IntentAnswer::Results(results)))
+    }
+
     /// The short lock is held over planning, so that two requests at once do not both choose the idlest broker.
     fn with_loads<R>(&self, image: &Image, plan: impl FnOnce(&mut BTreeMap<BrokerId, Load>, u64) -> R) -> R {
         let now = clock::now();
@@ -299,6 +327,10 @@ fn one_result(answer: Answer) -> IntentAnswer {
         Answer::Refused(error) => IntentAnswer::Results(vec![Err(error.into())]),
         _ => IntentAnswer::Done,
     }
+}
+
+fn is_stale(result: &Result<(), IntentError>) -> bool {
+    matches!(result, Err(IntentError::Metadata(MetadataError::StalePartitionEpoch { .. })))
 }
 
 fn elections_plan(elections: impl Iterator<Item = Result<Election, IntentError>>) -> Plan<()> {
