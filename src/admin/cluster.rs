@@ -1,10 +1,9 @@
 //! The `Cluster` service: nodes, controller, quorum.
 
 use super::addresses;
+use super::brokers::liveness;
 use super::proto::cluster_server::Cluster;
-use super::proto::{
-    DescribeClusterRequest, DescribeClusterResponse, Listener, Liveness, Node, PartitionCounts, QuorumMember,
-};
+use super::proto::{DescribeClusterRequest, DescribeClusterResponse, Listener, Node, PartitionCounts, QuorumMember};
 use crate::ids::BrokerId;
 use crate::metadata::image::Image;
 use crate::metadata::image::brokers::Broker;
@@ -68,13 +67,7 @@ fn describe(answered_by: BrokerId, image: &Image, status: &QuorumStatus) -> Desc
 
 fn node_of(id: BrokerId, broker: &Broker) -> Node {
     let registration = &broker.registration;
-    let liveness = if broker.fenced {
-        Liveness::Fenced
-    } else if broker.shutting_down {
-        Liveness::ShuttingDown
-    } else {
-        Liveness::Alive
-    };
+    let liveness = liveness(broker);
     Node {
         id: id.0,
         broker: true,
@@ -103,7 +96,7 @@ fn count_partitions(image: &Image, nodes: &mut BTreeMap<BrokerId, Node>) -> Part
     for partition in image.topics.values().flat_map(|topic| topic.partitions.iter()) {
         counts.total += 1;
         counts.without_leader += i32::from(partition.leader.is_none());
-        counts.under_replicated += i32::from(partition.isr.len() < partition.replicas.len());
+        counts.under_replicated += i32::from(partition.is_under_replicated());
         if let Some(node) = partition.leader.and_then(|leader| nodes.get_mut(&leader)) {
             node.leaders += 1;
         }
@@ -120,6 +113,7 @@ fn count_partitions(image: &Image, nodes: &mut BTreeMap<BrokerId, Node>) -> Part
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::proto::Liveness;
     use crate::ids::*;
     use crate::metadata::command::{BrokerRegistration, Endpoint};
     use crate::metadata::image::topics::{Partition, Topic};
@@ -146,7 +140,7 @@ mod tests {
             rack: None,
             version: "1".into(),
         };
-        Broker { registration, epoch: BrokerEpoch(7), fenced, shutting_down: false }
+        Broker { registration, epoch: BrokerEpoch(7), fenced, shutting_down: false, draining: false }
     }
 
     #[test]
@@ -163,6 +157,7 @@ mod tests {
             leader_epoch: LeaderEpoch(3),
             partition_epoch: PartitionEpoch(4),
             unclean_epoch: None,
+            reassignment: None,
         };
         image
             .topics

@@ -25,6 +25,10 @@ pub fn of_intent(error: &IntentError) -> Status {
         | IntentError::InvalidReplicaAssignment(_)
         | IntentError::InvalidConfig(_)
         | IntentError::InvalidRequest(_) => Code::InvalidArgument,
+        IntentError::ElectionNotNeeded
+        | IntentError::PreferredLeaderNotAvailable(_)
+        | IntentError::EligibleLeadersNotAvailable(_)
+        | IntentError::NotRemovable(_) => Code::FailedPrecondition,
     };
     Status::new(code, error.to_string())
 }
@@ -45,6 +49,7 @@ fn code_of_metadata(error: &MetadataError) -> Code {
         | MetadataError::IneligibleReplica(_)
         | MetadataError::IneligibleLeader(_) => Code::FailedPrecondition,
         MetadataError::Invalid(_) => Code::InvalidArgument,
+        MetadataError::NoReassignment | MetadataError::InvalidAssignment(_) => Code::FailedPrecondition,
     }
 }
 

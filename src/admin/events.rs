@@ -51,6 +51,8 @@ fn election_reason(reason: ElectionReason) -> (proto::ElectionReason, proto::Fen
         ElectionReason::Preferred => plain(proto::ElectionReason::Preferred),
         ElectionReason::Returned => plain(proto::ElectionReason::Returned),
         ElectionReason::Unclean => plain(proto::ElectionReason::Unclean),
+        ElectionReason::Reassigned => plain(proto::ElectionReason::Reassigned),
+        ElectionReason::Drained => plain(proto::ElectionReason::Drained),
     }
 }
 
@@ -134,6 +136,32 @@ pub fn event(event: &Event) -> proto::Event {
             controller: controller.map(|broker| broker.0),
             term: *term,
         }),
+        Event::ReassignmentBegan { partition, topic, from, to } => Kind::ReassignmentBegan(proto::ReassignmentBegan {
+            topic: topic.clone(),
+            topic_id: partition.topic.to_string(),
+            partition: partition.partition,
+            from: ids(from),
+            to: ids(to),
+        }),
+        Event::ReassignmentCompleted { partition, topic, replicas } => {
+            Kind::ReassignmentCompleted(proto::ReassignmentCompleted {
+                topic: topic.clone(),
+                topic_id: partition.topic.to_string(),
+                partition: partition.partition,
+                replicas: ids(replicas),
+            })
+        }
+        Event::ReassignmentCancelled { partition, topic, replicas } => {
+            Kind::ReassignmentCancelled(proto::ReassignmentCancelled {
+                topic: topic.clone(),
+                topic_id: partition.topic.to_string(),
+                partition: partition.partition,
+                replicas: ids(replicas),
+            })
+        }
+        Event::BrokerDraining { broker, draining } => {
+            Kind::BrokerDraining(proto::BrokerDraining { broker: broker.0, draining: *draining })
+        }
     };
     proto::Event { kind: Some(kind) }
 }

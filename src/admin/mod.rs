@@ -2,18 +2,21 @@
 //!
 //! ```text
 //! admin port ─→ door (by path) ─┬→ Cluster, Topics, Groups   read the image; changes go as intents to the controller
+//!                               ├→ Brokers, Reassignments    the same; progress is asked of the replicas
 //!                               ├→ Events.Watch              kept history, then updates, pulled at the reader's pace
 //!                               ├→ health, reflection
 //!                               └→ /healthz, /readyz         HTTP/1 too
 //! ```
 
 mod addresses;
+mod brokers;
 mod cluster;
 mod door;
 mod errors;
 mod events;
 mod groups;
 pub mod proto;
+mod reassignments;
 pub mod server;
 mod topics;
 mod watch;

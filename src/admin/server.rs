@@ -1,16 +1,21 @@
 //! Starts and stops the admin port.
 
+use super::brokers::BrokersService;
 use super::cluster::ClusterService;
 use super::door::Routes;
 use super::groups::GroupsService;
 use super::proto::DESCRIPTORS;
+use super::proto::brokers_server::BrokersServer;
 use super::proto::cluster_server::ClusterServer;
 use super::proto::events_server::EventsServer;
 use super::proto::groups_server::GroupsServer;
+use super::proto::reassignments_server::ReassignmentsServer;
 use super::proto::topics_server::TopicsServer;
+use super::reassignments::ReassignmentsService;
 use super::topics::TopicsService;
 use super::watch::EventsService;
 use crate::config::broker::{ListenerConfig, NodeConfig};
+use crate::controller::replica_states::ReplicaStates;
 use crate::metadata::intent::ControllerChannel;
 use crate::metadata::quorum::Quorum;
 use crate::platform::network;
@@ -36,6 +41,7 @@ pub struct AdminParts {
     pub quorum: Quorum,
     pub hosted: Hosted,
     pub controller: Arc<dyn ControllerChannel>,
+    pub replicas: Arc<dyn ReplicaStates>,
     pub config: Arc<NodeConfig>,
 }
 
@@ -54,6 +60,12 @@ pub async fn serve(
     let node = parts.config.node_id;
     let (reporter, health) = tonic_health::server::health_reporter();
     let broken = |error: tonic_reflection::server::Error| io::Error::other(format!("descriptors: {error}"));
+    let brokers_controller = parts.controller.clone();
+    let reassignments = ReassignmentsService {
+        quorum: parts.quorum.clone(),
+        controller: parts.controller.clone(),
+        replicas: parts.replicas,
+    };
     let door = Routes::new()
         .with(ClusterServer::new(ClusterService { node, quorum: parts.quorum.clone() }))
         .with(TopicsServer::new(TopicsService {
@@ -62,6 +74,8 @@ pub async fn serve(
             hosted: parts.hosted,
             controller: parts.controller,
         }))
+        .with(BrokersServer::new(BrokersService { quorum: parts.quorum.clone(), controller: brokers_controller }))
+        .with(ReassignmentsServer::new(reassignments))
         .with(GroupsServer::new(GroupsService { quorum: parts.quorum.clone() }))
         .with(EventsServer::new(EventsService::new(parts.quorum, stop.clone())))
         .with(health)
@@ -103,6 +117,8 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name(<ClusterServer<ClusterService> as NamedService>::NAME)
         .with_service_name(<TopicsServer<TopicsService> as NamedService>::NAME)
+        .with_service_name(<BrokersServer<BrokersService> as NamedService>::NAME)
+        .with_service_name(<ReassignmentsServer<ReassignmentsService> as NamedService>::NAME)
         .with_service_name(<GroupsServer<GroupsService> as NamedService>::NAME)
         .with_service_name(<EventsServer<EventsService> as NamedService>::NAME)
         .with_service_name("grpc.health.v1.Health")
@@ -115,11 +131,13 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 
 /// Never ends: the last word stays in force when the sender is gone.
 async fn follow_readiness(reporter: HealthReporter, mut ready: watch::Receiver<bool>) {
-    const SERVICES: [&str; 5] = [
+    const SERVICES: [&str; 7] = [
         "",
         <ClusterServer<ClusterService> as NamedService>::NAME,
         <TopicsServer<TopicsService> as NamedService>::NAME,
         <GroupsServer<GroupsService> as NamedService>::NAME,
+        <BrokersServer<BrokersService> as NamedService>::NAME,
+        <ReassignmentsServer<ReassignmentsService> as NamedService>::NAME,
         <EventsServer<EventsService> as NamedService>::NAME,
     ];
     loop {
@@ -163,7 +181,8 @@ mod tests {
         };
         let mut names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
         names.sort();
-        let ours = ["Cluster", "Events", "Groups", "Topics"].map(|name| format!("highwater.admin.v1.{name}"));
+        let ours = ["Brokers", "Cluster", "Events", "Groups", "Reassignments", "Topics"]
+            .map(|name| format!("highwater.admin.v1.{name}"));
         assert!(ours.iter().all(|name| names.contains(name)), "{names:?}");
         assert!(names.contains(&"grpc.health.v1.Health".to_string()));
         assert!(!names.iter().any(|name| name.contains("raft")), "what this port does not serve is not listed");

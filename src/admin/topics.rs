@@ -217,7 +217,7 @@ fn summary(topic: &Topic) -> TopicSummary {
         partitions: number(topic.partitions.len()),
         replication_factor: number(topic.partitions.front().map_or(0, |partition| partition.replicas.len())),
         without_leader: count(|partition| partition.leader.is_none()),
-        under_replicated: count(|partition| partition.isr.len() < partition.replicas.len()),
+        under_replicated: count(Partition::is_under_replicated),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::admin::server::{self as admin, AdminParts};
 use crate::cluster::channel::Channel;
 use crate::cluster::node::Node;
 use crate::cluster::session::{self, SessionParts};
+use crate::cluster::states::{Asker, LocalReplicas};
 use crate::cluster::{formation, server};
 use crate::config::broker::{ListenerConfig, NodeConfig};
 use crate::controller::controller::Controller;
@@ -33,6 +34,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -96,6 +98,7 @@ struct Running {
     /// Why the quorum died, if it did.
     fatal: watch::Sender<Option<String>>,
     cluster: Option<InCluster>,
+    replicas: LocalReplicas,
     hosted: Option<Hosted>,
     logs_folder: Option<LogFolder>,
     flusher: Option<Flusher>,
@@ -124,6 +127,7 @@ impl Running {
             epoch: watch::Sender::new(session::NOT_REGISTERED),
             fatal: watch::Sender::new(None),
             cluster: None,
+            replicas: LocalReplicas::default(),
             hosted: None,
             logs_folder: None,
             flusher: None,
@@ -138,7 +142,7 @@ impl Running {
         self.probe_ports().await?;
 
         self.health.starting("opening the metadata log");
-        let (node, controller) = self.start_quorum().await?;
+        let (node, controller, asker) = self.start_quorum().await?;
         let (watched, fatal) = (node.quorum.clone(), self.fatal.clone());
         self.control.handle().spawn(async move { fatal.send_replace(Some(watched.fatal().await)) });
         let channel: Arc<dyn ControllerChannel> = Arc::new(Channel::new(
@@ -159,6 +163,7 @@ impl Running {
             quorum: node.quorum.clone(),
             hosted: hosted.clone(),
             controller: channel.clone(),
+            replicas: asker,
             config: self.config.clone(),
         };
         let listener = self.config.admin_listener.clone();
@@ -238,11 +243,12 @@ impl Running {
     }
 
     /// Quorum and cluster port, on the control runtime.
-    async fn start_quorum(&self) -> Result<(Node, Arc<Controller>), BrokerError> {
+    async fn start_quorum(&self) -> Result<(Node, Arc<Controller>, Arc<Asker>), BrokerError> {
         let me = RaftNodeId { node: self.config.node_id, directory: self.folder.directory_id() };
         let quorum_config = QuorumConfig { dir: self.folder.metadata(), me, cluster_id: self.folder.cluster_id() };
         let (config, stop) = (self.config.clone(), self.control_stop.subscribe());
         let remembered = self.folder.cluster_id();
+        let replicas = self.replicas.clone();
         let path = self.folder.path().to_path_buf();
         let started = self.control.run(async move {
             let (quorum, raft) = Quorum::start(quorum_config).await?;
@@ -251,13 +257,14 @@ impl Running {
                 return Err(BrokerError::MetadataLost { path, cluster });
             }
             let node = Node::new(me, quorum.clone());
-            let controller = Arc::new(Controller::new(quorum, config.clone()));
+            let asker = Arc::new(Asker::new(node.clone(), replicas.clone(), Handle::current()));
+            let controller = Arc::new(Controller::new(quorum, config.clone(), asker.clone()));
             let timing = Timing::with_session(session_timeout(&config));
             let listener = &config.cluster_listener;
             let failed = |source| port_error(listener, source);
             let socket = network::listen(&listener.bind).await.map_err(failed)?;
-            server::start(socket, raft, node.clone(), controller.clone(), timing, stop).map_err(failed)?;
-            Ok((node, controller))
+            server::start(socket, raft, node.clone(), controller.clone(), replicas, timing, stop).map_err(failed)?;
+            Ok((node, controller, asker))
         });
         started.await.ok_or_else(stopped_early)?
     }
@@ -292,6 +299,7 @@ impl Running {
             config: replica_config(&self.config),
             node: self.config.clone(),
         });
+        self.replicas.are(hosted.clone());
         self.hosted = Some(hosted.clone());
         self.logs_folder = Some(folder.clone());
         Ok((hosted, folder))
@@ -453,6 +461,8 @@ fn replica_config(config: &NodeConfig) -> ReplicaConfig {
         fetch_partition_bytes_max: bytes("replica.fetch.max.bytes"),
         fetch_wait_max: millis("replica.fetch.wait.max.ms"),
         retention_check_interval: millis("log.retention.check.interval.ms"),
+        throttled_rate: config.kafka.int("follower.replication.throttled.rate"),
+        leader_throttled_rate: config.kafka.int("leader.replication.throttled.rate"),
     }
 }
 

@@ -85,7 +85,7 @@ mod tests {
             rack: None,
             version: String::new(),
         };
-        Broker { registration, epoch: BrokerEpoch(1), fenced: false, shutting_down: false }
+        Broker { registration, epoch: BrokerEpoch(1), fenced: false, shutting_down: false, draining: false }
     }
 
     #[test]
@@ -102,6 +102,7 @@ mod tests {
             leader_epoch: LeaderEpoch(1),
             partition_epoch: PartitionEpoch(1),
             unclean_epoch: None,
+            reassignment: None,
         };
         let check = |image: &mut Image, partition: &Partition| {
             let id = TopicId::default();

@@ -1,6 +1,6 @@
 //! What may be typed, and what it calls.
 
-use super::{cluster, consume, dev, group, output::Format, produce, reach::Reach, serve, topic};
+use super::{broker, cluster, consume, dev, group, output::Format, produce, reach::Reach, serve, topic};
 use clap::{Args, Parser, Subcommand};
 use std::io;
 use std::process::ExitCode;
@@ -55,8 +55,10 @@ pub enum Command {
     Dev(dev::Dev),
     /// Who is alive, who leads; events as they happen
     Cluster(cluster::Cluster),
-    /// Create, list, describe, grow and delete topics
+    /// Create, list, describe, grow, reassign and delete topics
     Topic(topic::Topic),
+    /// List brokers, drain them, and take them out of the cluster
+    Broker(broker::Broker),
     /// List and describe consumer groups
     Group(group::Group),
     /// Write lines from standard input to a topic
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
             Command::Dev(dev) => dev::run(dev, format).await,
             Command::Cluster(cluster) => cluster::run(cluster, &reach, format).await,
             Command::Topic(topic) => topic::run(topic, &reach, format).await,
+            Command::Broker(broker) => broker::run(broker, &reach, format).await,
             Command::Group(group) => group::run(group, &reach, format).await,
             Command::Produce(produce) => produce::run(produce, &reach, format).await,
             Command::Consume(consume) => consume::run(consume, &reach, format).await,

@@ -24,6 +24,8 @@ fn election_words(reason: ElectionReason, fence: FenceReason) -> String {
         ElectionReason::Preferred => "back to the preferred replica".to_string(),
         ElectionReason::Returned => "a replica came back".to_string(),
         ElectionReason::Unclean => "unclean: acked records may be lost".to_string(),
+        ElectionReason::Reassigned => "replicas moved".to_string(),
+        ElectionReason::Drained => "leader is drained".to_string(),
     }
 }
 
@@ -65,6 +67,17 @@ pub fn words(event: &Event) -> String {
         Kind::GroupChanged(e) => format!("group {}: generation {}, {} members", e.group, e.generation, e.members),
         Kind::FeatureFinalized(e) => format!("feature {} is now {}", e.name, e.level),
         Kind::ControllerElected(e) => format!("controller elected: {} (term {})", node(e.controller), e.term),
+        Kind::ReassignmentBegan(e) => {
+            format!("move of {}-{} began: {} → {}", e.topic, e.partition, list(&e.from), list(&e.to))
+        }
+        Kind::ReassignmentCompleted(e) => {
+            format!("move of {}-{} completed: replicas {}", e.topic, e.partition, list(&e.replicas))
+        }
+        Kind::ReassignmentCancelled(e) => {
+            format!("move of {}-{} cancelled: replicas {}", e.topic, e.partition, list(&e.replicas))
+        }
+        Kind::BrokerDraining(e) if e.draining => format!("broker {} is drained", e.broker),
+        Kind::BrokerDraining(e) => format!("broker {} is drained no more", e.broker),
     }
 }
 
@@ -120,6 +133,25 @@ pub fn to_json(index: u64, event: &Event) -> Value {
             ("group_changed", json!({"group": e.group, "generation": e.generation, "members": e.members}))
         }
         Some(Kind::FeatureFinalized(e)) => ("feature_finalized", json!({"name": e.name, "level": e.level})),
+        Some(Kind::ReassignmentBegan(e)) => (
+            "reassignment_began",
+            json!({
+                "topic": e.topic, "topic_id": e.topic_id, "partition": e.partition, "from": e.from, "to": e.to,
+            }),
+        ),
+        Some(Kind::ReassignmentCompleted(e)) => (
+            "reassignment_completed",
+            json!({
+                "topic": e.topic, "topic_id": e.topic_id, "partition": e.partition, "replicas": e.replicas,
+            }),
+        ),
+        Some(Kind::ReassignmentCancelled(e)) => (
+            "reassignment_cancelled",
+            json!({
+                "topic": e.topic, "topic_id": e.topic_id, "partition": e.partition, "replicas": e.replicas,
+            }),
+        ),
+        Some(Kind::BrokerDraining(e)) => ("broker_draining", json!({"broker": e.broker, "draining": e.draining})),
         Some(Kind::ControllerElected(e)) => ("controller_elected", json!({"controller": e.controller, "term": e.term})),
     };
     let mut object = json!({"index": index, "event": name});

@@ -3,10 +3,11 @@
 //! ```text
 //! command ─┬→ serve ─→ broker::run
 //!          ├→ dev ───→ child processes of this executable (folder, process, up, control, demo)
-//!          ├→ cluster, topic, group ─→ reach ─→ admin port (gRPC)      watcher resumes over all nodes
+//!          ├→ cluster, topic (moves), broker, group ─→ reach ─→ admin port (gRPC)      watcher resumes over all nodes
 //!          └→ produce, consume ──────→ client ─→ Kafka port
 //! ```
 
+mod broker;
 mod client;
 mod cluster;
 pub mod command;
@@ -16,6 +17,7 @@ mod dev;
 mod events;
 mod group;
 mod logging;
+mod moves;
 mod output;
 mod produce;
 mod reach;

@@ -114,6 +114,8 @@ pub fn refused(status: &tonic::Status) -> anyhow::Error {
 
 pub type ClusterClient = proto::cluster_client::ClusterClient<Channel>;
 pub type TopicsClient = proto::topics_client::TopicsClient<Channel>;
+pub type BrokersClient = proto::brokers_client::BrokersClient<Channel>;
+pub type ReassignmentsClient = proto::reassignments_client::ReassignmentsClient<Channel>;
 pub type GroupsClient = proto::groups_client::GroupsClient<Channel>;
 
 impl Reach {
@@ -122,6 +124,15 @@ impl Reach {
     }
     pub async fn topics(&self) -> anyhow::Result<TopicsClient> {
         Ok(TopicsClient::new(self.admin().await?).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+    pub async fn brokers(&self) -> anyhow::Result<BrokersClient> {
+        Ok(BrokersClient::new(self.admin().await?).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+    pub async fn reassignments(&self) -> anyhow::Result<ReassignmentsClient> {
+        let admin = self.admin().await?;
+        Ok(ReassignmentsClient::new(admin)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
     pub async fn groups(&self) -> anyhow::Result<GroupsClient> {
         Ok(GroupsClient::new(self.admin().await?).max_decoding_message_size(MESSAGE_BYTES_MAX))

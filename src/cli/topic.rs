@@ -1,6 +1,7 @@
-//! `highwater topic`: create, list, describe, grow, delete.
+//! `highwater topic`: create, list, describe, grow, reassign, delete.
 
 use super::command::pair;
+use super::moves;
 use super::output::{self, Format, Table, list, or_dash};
 use super::reach::{self, Reach};
 use crate::admin::proto::{
@@ -11,7 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Create, list, describe, grow and delete topics.
+/// Create, list, describe, grow, reassign and delete topics.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -20,6 +21,7 @@ Examples:
   highwater topic list
   highwater topic describe orders -o json
   highwater topic grow orders --partitions 12
+  highwater topic reassign orders --partition 2 --replicas 1,2,4
   highwater topic delete orders")]
 pub struct Topic {
     #[command(subcommand)]
@@ -59,11 +61,23 @@ enum Command {
         #[arg(long, short = 'p', value_parser = clap::value_parser!(i32).range(1..))]
         partitions: i32,
     },
+    /// Move partitions to other brokers, tell how far that is, or cancel it
+    #[command(after_help = "\
+Examples:
+  highwater topic reassign orders --partition 2 --replicas 1,2,4
+  highwater topic reassign orders --replicas 2,3,4
+  highwater topic reassign orders --status
+  highwater topic reassign orders --cancel")]
+    Reassign(moves::Reassign),
     /// Delete a topic with all its records, for good
     Delete { name: String },
 }
 
 pub async fn run(topic: Topic, reach: &Reach, format: Format) -> anyhow::Result<()> {
+    let topic = match topic.command {
+        Command::Reassign(reassign) => return moves::run(reassign, reach, format).await,
+        command => Topic { command },
+    };
     let mut topics = reach.topics().await?;
     let refused = |status: tonic::Status| reach::refused(&status);
     match topic.command {
@@ -129,6 +143,7 @@ pub async fn run(topic: Topic, reach: &Reach, format: Format) -> anyhow::Result<
                 Format::Table => output::line(format!("topic {name} has {partitions} partitions now")),
             }
         }
+        Command::Reassign(_) => unreachable!("handled above"),
         Command::Delete { name } => {
             let deleted = topics.delete(DeleteTopicRequest { name: name.clone() }).await.map_err(refused)?;
             match format {

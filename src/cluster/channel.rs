@@ -59,9 +59,15 @@ fn is_idempotent(intent: &Intent) -> bool {
         | Intent::AllocateProducerIds { .. }
         | Intent::BeginShutdown { .. }
         | Intent::FenceSelf { .. }
-        | Intent::ElectPreferred { .. } => true,
+        | Intent::ElectPreferred { .. }
+        | Intent::SetDraining { .. }
+        | Intent::MoveAway { .. } => true,
         Intent::CreateTopics { validate_only, .. } | Intent::CreatePartitions { validate_only, .. } => *validate_only,
-        Intent::DeleteTopics { .. } | Intent::SetGroup(_) => false,
+        Intent::DeleteTopics { .. }
+        | Intent::SetGroup(_)
+        | Intent::AlterReassignments { .. }
+        | Intent::ElectUnclean { .. }
+        | Intent::UnregisterBroker { .. } => false,
     }
 }
 

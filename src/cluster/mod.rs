@@ -4,6 +4,7 @@
 //! an empty node ── formation ──→ Describe every listed controller ─→ Join | initialize | wait
 //! each broker ──── session ────→ Register, then a heartbeat stream ─→ service ─→ sessions ─→ controller::liveness
 //! any room ─────── channel ────→ Submit (or straight, on the controller itself) ─→ controller
+//! any node ──────── states ────→ PartitionStates of the broker that hosts them
 //! the controller ─ membership ─→ learners that join, a wiped voter's replacement
 //! ```
 
@@ -17,6 +18,7 @@ pub mod server;
 pub mod service;
 pub mod session;
 pub mod sessions;
+pub mod states;
 
 #[cfg(test)]
 mod story_tests;

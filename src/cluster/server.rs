@@ -5,6 +5,7 @@ use super::node::{Node, stopped};
 use super::proto::cluster_server::ClusterServer;
 use super::service::ClusterService;
 use super::sessions::Sessions;
+use super::states::LocalReplicas;
 use crate::controller::controller::Controller;
 use crate::controller::liveness::Timing;
 use crate::metadata::raft::server::RaftService;
@@ -23,6 +24,7 @@ pub fn start(
     raft: RaftService,
     node: Node,
     controller: Arc<Controller>,
+    replicas: LocalReplicas,
     timing: Timing,
     stop: watch::Receiver<bool>,
 ) -> std::io::Result<(SocketAddr, JoinHandle<()>)> {
@@ -32,7 +34,7 @@ pub fn start(
     let elections = controller.clone();
     let elections_stop = stop.clone();
     tokio::spawn(async move { elections.run_elections(elections_stop).await });
-    let cluster = ClusterServer::new(ClusterService::new(node, controller, sessions));
+    let cluster = ClusterServer::new(ClusterService::new(node, controller, sessions, replicas));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(1)))

@@ -4,6 +4,7 @@ use super::membership;
 use super::node::{Node, parse_uuid};
 use super::proto::*;
 use super::sessions::Sessions;
+use super::states::LocalReplicas;
 use crate::controller::controller::{Controller, ControllerError};
 use crate::controller::liveness::{self, Verdict};
 use crate::ids::*;
@@ -23,12 +24,13 @@ pub struct ClusterService {
     node: Node,
     controller: Arc<Controller>,
     sessions: Sessions,
+    replicas: LocalReplicas,
     connections: AtomicU64,
 }
 
 impl ClusterService {
-    pub fn new(node: Node, controller: Arc<Controller>, sessions: Sessions) -> ClusterService {
-        ClusterService { node, controller, sessions, connections: AtomicU64::new(0) }
+    pub fn new(node: Node, controller: Arc<Controller>, sessions: Sessions, replicas: LocalReplicas) -> ClusterService {
+        ClusterService { node, controller, sessions, replicas, connections: AtomicU64::new(0) }
     }
 
     async fn is_initialized(&self) -> Result<bool, Status> {
@@ -143,6 +145,14 @@ impl cluster_server::Cluster for ClusterService {
         let intent = decode_message(&request.intent).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let outcome = Some(self.submit_checked(intent).await);
         Ok(Response::new(SubmitAnswer { cluster_id: self.node.cluster.text(), outcome }))
+    }
+
+    async fn partition_states(
+        &self,
+        request: Request<PartitionStatesRequest>,
+    ) -> Result<Response<PartitionStatesAnswer>, Status> {
+        self.node.cluster.check(&request.get_ref().cluster_id)?;
+        Ok(Response::new(self.replicas.answer(&self.node, request.get_ref())?))
     }
 }
 

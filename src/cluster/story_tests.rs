@@ -5,6 +5,7 @@
 use super::channel::Channel;
 use super::node::Node;
 use super::session::{self, SessionParts};
+use super::states::{Asker, LocalReplicas};
 use super::{formation, server};
 use crate::config::broker::{BrokerConfigs, ListenerConfig, NodeConfig};
 use crate::controller::controller::Controller;
@@ -151,9 +152,12 @@ async fn start_node(
 ) -> (Node, Channel) {
     let (quorum, raft) = start_quorum(me, &dir).await;
     let node = Node::new(me, quorum.clone());
-    let controller = Arc::new(Controller::new(quorum, config.clone()));
+    let replicas = LocalReplicas::default();
+    let asker = Arc::new(Asker::new(node.clone(), replicas.clone(), tokio::runtime::Handle::current()));
+    let controller = Arc::new(Controller::new(quorum, config.clone(), asker));
     let socket = network::listen(&config.cluster_listener.bind).await.unwrap();
-    server::start(socket, raft, node.clone(), controller.clone(), Timing::with_session(session), stop.clone()).unwrap();
+    let timing = Timing::with_session(session);
+    server::start(socket, raft, node.clone(), controller.clone(), replicas, timing, stop.clone()).unwrap();
     let channel = Channel::new(node.clone(), controller, tokio::runtime::Handle::current(), stop.clone());
     let joining = node.clone();
     tokio::spawn(async move {

@@ -67,6 +67,14 @@ const DEFINITIONS: &[Definition] = &[
     ),
     boolean("delete.topic.enable", "true", "Allow DeleteTopics."),
     int(
+        "follower.replication.throttled.rate",
+        "52428800",
+        1,
+        i64::MAX,
+        "Bytes a second that this broker fetches, in all, for replicas that a move adds to it until they are in sync \
+         (Kafka: without limit, and only for listed replicas).",
+    ),
+    int(
         "group.initial.rebalance.delay.ms",
         "3000",
         0,
@@ -83,6 +91,14 @@ const DEFINITIONS: &[Definition] = &[
         "When a replica counts a record as held: after fdatasync (sync), or once in the page cache.",
     ),
     int("highwater.flush.threads", "4", 1, 64, "Threads that fdatasync dirty logs in parallel."),
+    int(
+        "leader.replication.throttled.rate",
+        "9223372036854775807",
+        1,
+        i64::MAX,
+        "Bytes a second that one follower fetches from this broker for replicas that a move adds until they are in sync; \
+         kept by the follower.",
+    ),
     Definition {
         name: "log.cleanup.policy",
         default: "delete",
@@ -164,6 +180,9 @@ const DEFINITIONS: &[Definition] = &[
 pub fn definitions() -> &'static [Definition] {
     DEFINITIONS
 }
+
+/// Broker configs that change while brokers run, beside those that are defaults of topic configs.
+pub const DYNAMIC: [&str; 2] = ["follower.replication.throttled.rate", "leader.replication.throttled.rate"];
 
 /// Checks one broker config before it is set.
 pub fn validate(name: &str, value: &str) -> Result<(), ConfigError> {

@@ -76,6 +76,9 @@ fn check_each(change: &ConfigChange, allowed: impl Fn(&str, &str) -> Result<(), 
 /// A broker config that changes while brokers run is one that topics take their default from.
 fn check_broker_config(name: &str, value: &str) -> Result<(), String> {
     broker::validate(name, value).map_err(|e| e.to_string())?;
+    if broker::DYNAMIC.contains(&name) {
+        return Ok(());
+    }
     let Some(definition) = topic::definitions().iter().find(|d| d.broker_synonym == Some(name)) else {
         return Err(format!("broker config '{name}' cannot be changed while brokers run; set it in the node's file"));
     };

@@ -1,9 +1,10 @@
 //! The controller's shell: takes intents, commits what the planning files choose, answers each item.
 
-use super::election::{self, PreferredElections};
+use super::election;
 use super::placement::{self, Load};
 use super::plan::{Item, PARTITIONS_PER_COMMAND_MAX, Packer, Plan};
-use super::{configs, isr_change, producer_ids, topics};
+use super::replica_states::{ReplicaState, ReplicaStates};
+use super::{configs, isr_change, moves, producer_ids, topics, unclean};
 use crate::config::broker::NodeConfig;
 use crate::ids::*;
 use crate::metadata::command::*;
@@ -12,15 +13,16 @@ use crate::metadata::intent::{Intent, IntentAnswer, IntentError};
 use crate::metadata::quorum::{ProposeError, Quorum};
 use crate::metadata::raft::types::RaftNodeId;
 use crate::platform::{clock, random};
+use futures::future::join_all;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::watch;
 
 /// A commit takes a few milliseconds; after this long its outcome is called unknown.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// An item that another change of its partition came between is tried so many times in all.
+const ATTEMPTS_MAX: usize = 5;
 /// Loads are counted over the whole image at most this often; what was placed meanwhile is added as it is placed.
 const LOADS_FRESH: Duration = Duration::from_secs(5);
 
@@ -59,14 +61,15 @@ struct CountedLoads {
 ///
 /// Its choices may be stale by the time they commit; `apply` checks every epoch again, so that costs a retry at worst.
 pub struct Controller {
-    quorum: Quorum,
-    config: Arc<NodeConfig>,
+    pub(super) quorum: Quorum,
+    pub(super) config: Arc<NodeConfig>,
+    replicas: Arc<dyn ReplicaStates>,
     loads: Mutex<Option<CountedLoads>>,
 }
 
 impl Controller {
-    pub fn new(quorum: Quorum, config: Arc<NodeConfig>) -> Controller {
-        Controller { quorum, config, loads: Mutex::new(None) }
+    pub fn new(quorum: Quorum, config: Arc<NodeConfig>, replicas: Arc<dyn ReplicaStates>) -> Controller {
+        Controller { quorum, config, replicas, loads: Mutex::new(None) }
     }
 
     /// Commits what the intent asks for. Answers once applied here, with the index at which the answer holds.
@@ -130,8 +133,35 @@ impl Controller {
                 Ok((index, one_result(answer)))
             }
             Intent::ElectPreferred { partitions } => {
-                self.commit_results(&image, elections_asked(&image, partitions)).await
+                let plan = |image: &Image, ids: Vec<TopicPartition>| {
+                    elections_plan(ids.into_iter().map(|id| election::asked(image, id)))
+                };
+                self.commit_fresh(partitions, plan).await
             }
+            Intent::ElectUnclean { partitions } => {
+                let elections = self.unclean_elections(&image, &partitions).await;
+                self.commit_results(&image, elections_plan(elections.into_iter())).await
+            }
+            Intent::AlterReassignments { wishes, keep_replication_factor } => {
+                let plan = |image: &Image, wishes| moves::alter(image, wishes, keep_replication_factor);
+                self.commit_fresh(wishes, plan).await
+            }
+            Intent::MoveAway { broker } => match self.with_loads(&image, |loads, _| moves::away(&image, loads, broker))
+            {
+                Ok(plan) => self.commit_results(&image, plan).await,
+                Err(error) => Ok((image.index, IntentAnswer::Results(vec![Err(error)]))),
+            },
+            Intent::SetDraining { broker, draining } => {
+                let (index, answer) = self.propose(Command::SetDraining { broker, draining }).await?;
+                Ok((index, one_result(answer)))
+            }
+            Intent::UnregisterBroker { broker, force } => match moves::unregister(&image, broker, force) {
+                Ok(command) => {
+                    let (index, answer) = self.propose(command).await?;
+                    Ok((index, one_result(answer)))
+                }
+                Err(error) => Ok((image.index, IntentAnswer::Results(vec![Err(error)]))),
+            },
         }
     }
 
@@ -154,7 +184,7 @@ impl Controller {
 
     /// Commits what this node's file says of configs that every node must see alike, where the cluster has no value yet.
     /// Set once, they change only through IncrementalAlterConfigs of the broker default.
-    async fn seed_configs(&self) {
+    pub(super) async fn seed_configs(&self) {
         let changes = configs::seeds(&self.quorum.image(), &self.config.kafka);
         if changes.set.is_empty() {
             return;
@@ -165,76 +195,53 @@ impl Controller {
         }
     }
 
-    /// Gives leadership back to preferred replicas, tick by tick, while this node is the controller.
-    pub async fn run_elections(&self, mut stop: watch::Receiver<bool>) {
-        let mut updates = self.quorum.subscribe();
-        let mut leadership = self.quorum.leadership();
-        let mut elections: Option<PreferredElections> = None;
-        let mut tick = tokio::time::interval(election::TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stopped(&mut stop) => return,
-                changed = leadership.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    let leads = leadership.borrow_and_update().is_controller;
-                    if leads {
-                        self.seed_configs().await;
-                    }
-                    elections = (leads && self.returns_leadership()).then(|| self.all_elections());
-                }
-                update = updates.recv() => match update {
-                    Ok(update) => {
-                        if let Some(elections) = &mut elections {
-                            if update.resync {
-                                elections.rebuild(&update.image, clock::now());
-                            } else {
-                                let changed = update.events.iter().filter_map(|e| e.event.partition());
-                                elections.observe(&update.image, changed, clock::now());
-                            }
-                        }
-                    }
-                    Err(RecvError::Lagged(_)) => {
-                        // The rest of the backlog is older than the image looked at now.
-                        while !matches!(updates.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
-                        if let Some(elections) = &mut elections {
-                            elections.rebuild(&self.quorum.image(), clock::now());
-                        }
-                    }
-                    Err(RecvError::Closed) => return,
-                },
-                _ = tick.tick() => {
-                    let due = elections.as_mut().map(|e| e.due(&self.quorum.image(), clock::now())).unwrap_or_default();
-                    if !due.is_empty() {
-                        let count = due.len();
-                        match self.propose(Command::ElectLeaders { elections: due }).await {
-                            Ok(_) => tracing::info!(partitions = count, "leaders handed back"),
-                            Err(error) => tracing::warn!(%error, "could not hand leaders back; will try again"),
-                        }
-                    }
+    /// The states of the replicas of `asked`; a broker that does not tell is missing.
+    pub(super) async fn ask(&self, asked: Vec<(BrokerId, TopicPartition)>) -> BTreeMap<BrokerId, Vec<ReplicaState>> {
+        let mut by_broker = BTreeMap::<BrokerId, Vec<TopicPartition>>::new();
+        for (broker, id) in asked {
+            by_broker.entry(broker).or_default().push(id);
+        }
+        let answers = by_broker.into_iter().map(|(broker, ids)| async move {
+            match self.replicas.ask(broker, ids).await {
+                Ok(states) => Some((broker, states)),
+                Err(error) => {
+                    tracing::warn!(%broker, error, "a broker does not tell what its replicas hold");
+                    None
                 }
             }
+        });
+        join_all(answers).await.into_iter().flatten().collect()
+    }
+
+    /// One election a partition, or why there is none.
+    pub(super) async fn unclean_elections(
+        &self,
+        image: &Image,
+        partitions: &[TopicPartition],
+    ) -> Vec<Result<Election, IntentError>> {
+        let to_ask: Vec<_> = partitions.iter().map(|id| (*id, unclean::to_ask(image, *id))).collect();
+        let mut asked = Vec::new();
+        for (id, brokers) in &to_ask {
+            asked.extend(brokers.iter().flatten().map(|broker| (*broker, *id)));
         }
+        let told = self.ask(asked).await;
+        to_ask
+            .into_iter()
+            .map(|(id, brokers)| {
+                let states = told.iter().filter_map(|(broker, states)| {
+                    Some((*broker, states.iter().find(|state| state.partition == id)?.clone()))
+                });
+                unclean::choose(image, id, &brokers?, &states.collect())
+            })
+            .collect()
     }
 
-    fn all_elections(&self) -> PreferredElections {
-        let mut elections = PreferredElections::default();
-        elections.rebuild(&self.quorum.image(), clock::now());
-        elections
-    }
-
-    fn returns_leadership(&self) -> bool {
-        self.config.kafka.boolean("auto.leader.rebalance.enable")
-    }
-
-    fn check_controller(&self) -> Result<(), ControllerError> {
+    pub(super) fn check_controller(&self) -> Result<(), ControllerError> {
         let leadership = *self.quorum.leadership().borrow();
         if leadership.is_controller { Ok(()) } else { Err(ControllerError::NotController(leadership.leader)) }
     }
 
-    async fn propose(&self, command: Command) -> Result<(RaftIndex, Answer), ControllerError> {
+    pub(super) async fn propose(&self, command: Command) -> Result<(RaftIndex, Answer), ControllerError> {
         self.check_controller()?;
         Ok(self.quorum.propose(command, PROPOSE_TIMEOUT).await?)
     }
@@ -266,6 +273,32 @@ impl Controller {
         Ok((index, IntentAnswer::Results(results)))
     }
 
+    /// As [`commit_results`](Self::commit_results) of what is planned for `wishes`; those that an ISR change came between
+    /// are planned anew by the image that has it.
+    async fn commit_fresh<W: Clone>(
+        &self,
+        wishes: Vec<W>,
+        plan: impl Fn(&Image, Vec<W>) -> Plan<()>,
+    ) -> Result<(RaftIndex, IntentAnswer), ControllerError> {
+        let image = self.quorum.image();
+        let (mut index, mut results) = self.commit(&image, plan(&image, wishes.clone()), |(), _| ()).await?;
+        for _ in 1..ATTEMPTS_MAX {
+            let stale: Vec<usize> = (0..results.len()).filter(|at| is_stale(&results[*at])).collect();
+            if stale.is_empty() {
+                break;
+            }
+            let image = self.quorum.image();
+            let again = stale.iter().map(|at| wishes[*at].clone()).collect();
+            let fresh = self.commit(&image, plan(&image, again), |(), _| ()).await;
+            let (at, fresh) = fresh.map_err(|error| after_commits(error, 1))?;
+            index = at;
+            for (place, result) in stale.into_iter().zip(fresh) {
+                results[place] = result;
+            }
+        }
+        Ok((index, IntentAnswer::Results(results)))
+    }
+
     /// The short lock is held over planning, so that two requests at once do not both choose the idlest broker.
     fn with_loads<R>(&self, image: &Image, plan: impl FnOnce(&mut BTreeMap<BrokerId, Load>, u64) -> R) -> R {
         let now = clock::now();
@@ -288,11 +321,6 @@ fn after_commits(error: ControllerError, committed: usize) -> ControllerError {
     }
 }
 
-/// Resolves when `stop` says so, or when nobody is left to say it.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
 /// The answer of a command that is about one thing.
 fn one_result(answer: Answer) -> IntentAnswer {
     match answer {
@@ -301,34 +329,20 @@ fn one_result(answer: Answer) -> IntentAnswer {
     }
 }
 
-/// An empty list asks for all partitions that a preferred replica could lead again: then there is nothing to answer a
-/// partition, and the results tell only of elections that were tried.
-fn elections_asked(image: &Image, partitions: Vec<TopicPartition>) -> Plan<()> {
-    let all = partitions.is_empty();
-    let partitions = if all { all_partitions(image) } else { partitions };
-    let mut packer = Packer::new(PARTITIONS_PER_COMMAND_MAX, PARTITIONS_PER_COMMAND_MAX);
-    let mut items = Vec::new();
-    for id in partitions {
-        match election::asked(image, id) {
-            Ok(Some(election)) => items.push(match packer.add(election, 1) {
-                Ok((command, position)) => Item::Proposed { command, position, outcome: () },
-                Err(_) => Item::Decided(Err(IntentError::InvalidRequest("the election is too large".to_string()))),
-            }),
-            Ok(None) if !all => items.push(Item::Decided(Ok(()))),
-            Err(error) if !all => items.push(Item::Decided(Err(error))),
-            Ok(None) | Err(_) => {}
-        }
-    }
-    Plan { commands: packer.into_commands(|elections| Command::ElectLeaders { elections }), items }
+fn is_stale(result: &Result<(), IntentError>) -> bool {
+    matches!(result, Err(IntentError::Metadata(MetadataError::StalePartitionEpoch { .. })))
 }
 
-fn all_partitions(image: &Image) -> Vec<TopicPartition> {
-    let of_topic = |topic: &crate::metadata::image::topics::Topic| {
-        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
-        let id = topic.id;
-        (0..count).map(move |number| TopicPartition::new(id, number))
-    };
-    image.topics.values().flat_map(|topic| of_topic(topic)).collect()
+fn elections_plan(elections: impl Iterator<Item = Result<Election, IntentError>>) -> Plan<()> {
+    let mut packer = Packer::new(PARTITIONS_PER_COMMAND_MAX, PARTITIONS_PER_COMMAND_MAX);
+    let items = elections
+        .map(|election| match election.map(|election| packer.add(election, 1)) {
+            Ok(Ok((command, position))) => Item::Proposed { command, position, outcome: () },
+            Ok(Err(_)) => Item::Decided(Err(IntentError::InvalidRequest("the election is too large".to_string()))),
+            Err(error) => Item::Decided(Err(error)),
+        })
+        .collect();
+    Plan { commands: packer.into_commands(|elections| Command::ElectLeaders { elections }), items }
 }
 
 #[cfg(test)]
@@ -343,12 +357,16 @@ mod tests {
         let at = |n| TopicPartition::new(id, n);
         edit(&mut image, at(0), |p| p.leader = Some(BrokerId(2)));
         edit(&mut image, at(1), |p| (p.leader, p.isr) = (Some(BrokerId(2)), vec![BrokerId(2)]));
-        let plan = elections_asked(&image, vec![at(0), at(1), at(2), at(9)]);
+        let asked = [at(0), at(1), at(2), at(9)].into_iter().map(|id| election::asked(&image, id));
+        let plan = elections_plan(asked);
         assert!(matches!(plan.items[0], Item::Proposed { position: 0, .. }));
-        assert!(matches!(plan.items[1], Item::Decided(Err(_))), "not in sync");
-        assert!(matches!(plan.items[2], Item::Decided(Ok(()))), "leads already");
-        assert!(matches!(plan.items[3], Item::Decided(Err(_))), "unknown");
-        assert_eq!(elections_asked(&image, Vec::new()).items.len(), 1, "all means: those that can be");
+        let refused = |item: &Item<()>| match item {
+            Item::Decided(Err(error)) => error.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(refused(&plan.items[1]), IntentError::PreferredLeaderNotAvailable(_)), "not in sync");
+        assert_eq!(refused(&plan.items[2]), IntentError::ElectionNotNeeded);
+        assert_eq!(refused(&plan.items[3]), MetadataError::UnknownPartition.into());
     }
 
     #[test]

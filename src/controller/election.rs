@@ -1,6 +1,7 @@
 //! Leadership returns to the preferred replica once it has been in sync for a while, a few partitions at a time
 //! (REPLICATION rule 16); and a broker that is shutting down hands over what could not be handed over at once.
 
+use super::replica_states::ReplicaState;
 use crate::ids::*;
 use crate::metadata::command::{Election, ElectionReason, MetadataError};
 use crate::metadata::image::Image;
@@ -58,7 +59,8 @@ impl PreferredElections {
             else {
                 return false;
             };
-            let settled = reason == ElectionReason::Shutdown || now.saturating_duration_since(*since) >= STABLE;
+            let at_once = matches!(reason, ElectionReason::Shutdown | ElectionReason::Drained);
+            let settled = at_once || now.saturating_duration_since(*since) >= STABLE;
             if settled && elections.len() < ELECTIONS_PER_TICK {
                 elections.push(Election { partition: *id, partition_epoch: partition.partition_epoch, leader, reason });
                 *since = now;
@@ -72,32 +74,57 @@ impl PreferredElections {
 /// Who should lead instead of the current leader, if anyone.
 fn wish(image: &Image, partition: &Partition) -> Option<(BrokerId, ElectionReason)> {
     let leader = partition.leader?;
-    let may_lead = |id: &BrokerId| partition.isr.contains(id) && image.brokers.get(id).is_some_and(|b| b.is_active());
+    let may_lead =
+        |id: &BrokerId| partition.isr.contains(id) && image.brokers.get(id).is_some_and(|b| b.takes_replicas());
     if image.brokers.get(&leader).is_some_and(|b| b.shutting_down) {
         let heir = partition.replicas.iter().find(|id| **id != leader && may_lead(id))?;
         return Some((*heir, ElectionReason::Shutdown));
+    }
+    // It led because nobody else could; now somebody can.
+    if image.is_draining(leader) {
+        let heir = partition.replicas.iter().find(|id| **id != leader && may_lead(id))?;
+        return Some((*heir, ElectionReason::Drained));
     }
     let preferred = partition.replicas.first()?;
     (*preferred != leader && may_lead(preferred)).then_some((*preferred, ElectionReason::Preferred))
 }
 
-/// What an operator's wish for one partition comes to: an election, nothing to do, or why not.
-pub fn asked(image: &Image, id: TopicPartition) -> Result<Option<Election>, IntentError> {
+/// Rule 16: an in-sync replica may still be this many records behind; a leader with more to fetch first would make its
+/// producers wait for that.
+pub const LAG_RECORDS_MAX: i64 = 10_000;
+
+/// Has the preferred replica little enough left to fetch, by what the leader told? A leader that does not tell, or of
+/// another epoch, says no.
+pub fn is_caught_up(image: &Image, election: &Election, leaders: &[ReplicaState]) -> bool {
+    let Some(partition) = image.partition(election.partition) else { return false };
+    let Some(state) = leaders.iter().find(|state| state.partition == election.partition && state.is_leader) else {
+        return false;
+    };
+    let end = state.followers.iter().find(|(broker, _)| *broker == election.leader).and_then(|(_, end)| *end);
+    state.leader_epoch == partition.leader_epoch
+        && end.is_some_and(|end| state.log_end.0.saturating_sub(end.0) <= LAG_RECORDS_MAX)
+}
+
+/// What an operator's wish for one partition comes to: an election, or why not.
+pub fn asked(image: &Image, id: TopicPartition) -> Result<Election, IntentError> {
     let partition = image.partition(id).ok_or(MetadataError::UnknownPartition)?;
     let preferred = *partition.replicas.first().ok_or(MetadataError::UnknownPartition)?;
     if partition.leader == Some(preferred) {
-        return Ok(None);
+        return Err(IntentError::ElectionNotNeeded);
     }
-    let eligible = partition.isr.contains(&preferred) && image.brokers.get(&preferred).is_some_and(|b| b.is_active());
+    let eligible =
+        partition.isr.contains(&preferred) && image.brokers.get(&preferred).is_some_and(|b| b.takes_replicas());
     if !eligible {
-        return Err(MetadataError::IneligibleLeader(preferred).into());
+        return Err(IntentError::PreferredLeaderNotAvailable(format!(
+            "broker {preferred} is not in sync, not alive, or being drained"
+        )));
     }
-    Ok(Some(Election {
+    Ok(Election {
         partition: id,
         partition_epoch: partition.partition_epoch,
         leader: preferred,
         reason: ElectionReason::Preferred,
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -139,6 +166,46 @@ mod tests {
     }
 
     #[test]
+    fn not_before_it_has_caught_up_by_what_the_leader_says() {
+        let mut image = image_with(&[1, 2]);
+        let id = TopicPartition::new(topic(&mut image, "t", 1, &[&[1, 2]]), 0);
+        edit(&mut image, id, |p| p.leader = Some(BrokerId(2)));
+        let election = asked(&image, id).unwrap();
+        let told = |epoch, end| ReplicaState {
+            partition: id,
+            is_leader: true,
+            leader_epoch: LeaderEpoch(epoch),
+            last_epoch: LeaderEpoch(epoch),
+            log_start: Offset(0),
+            log_end: Offset(50_000),
+            durable_end: Offset(50_000),
+            high_watermark: Offset(40_000),
+            size_bytes: 0,
+            followers: vec![(BrokerId(1), end)],
+        };
+        assert!(is_caught_up(&image, &election, &[told(1, Some(Offset(40_000)))]));
+        assert!(!is_caught_up(&image, &election, &[told(1, Some(Offset(39_999)))]));
+        assert!(!is_caught_up(&image, &election, &[told(1, None)]), "not heard of in this epoch");
+        assert!(!is_caught_up(&image, &election, &[told(0, Some(Offset(50_000)))]), "an old leader's word");
+        assert!(!is_caught_up(&image, &election, &[]));
+    }
+
+    #[test]
+    fn a_drained_broker_is_not_preferred_and_does_not_stay() {
+        let now = crate::platform::clock::now();
+        let mut image = image_with(&[1, 2]);
+        let id = TopicPartition::new(topic(&mut image, "t", 1, &[&[1, 2]]), 0);
+        image.brokers.get_mut(&BrokerId(1)).unwrap().draining = true;
+        let mut elections = PreferredElections::default();
+        elections.rebuild(&image, now);
+        let due = elections.due(&image, now);
+        assert_eq!((due[0].leader, due[0].reason), (BrokerId(2), ElectionReason::Drained));
+        edit(&mut image, id, |p| p.leader = Some(BrokerId(2)));
+        elections.observe(&image, [id], now);
+        assert!(elections.due(&image, now + STABLE * 2).is_empty(), "none come back");
+    }
+
+    #[test]
     fn a_few_at_a_time_and_a_shutdown_at_once() {
         let now = crate::platform::clock::now();
         let mut image = image_with(&[1, 2]);
@@ -160,6 +227,6 @@ mod tests {
         elections.rebuild(&image, now);
         let due = elections.due(&image, now);
         assert_eq!((due[0].leader, due[0].reason), (BrokerId(2), ElectionReason::Shutdown));
-        assert!(asked(&image, id).unwrap().is_none(), "an operator is told it leads already");
+        assert_eq!(asked(&image, id), Err(IntentError::ElectionNotNeeded), "an operator is told it leads already");
     }
 }

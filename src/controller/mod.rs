@@ -4,22 +4,26 @@
 //! controller can know); `controller.rs` commits what was chosen and gives back one answer an item.
 //!
 //! ```text
-//! Intent ─→ topics / configs / isr_change / producer_ids ─→ Plan ─→ controller (propose) ─→ IntentAnswer
+//! Intent ─→ topics / moves / configs / isr_change / producer_ids ─→ Plan ─→ controller (propose) ─→ IntentAnswer
 //!             └─ placement
 //! heartbeats, lost connections, dials, ticks ─→ liveness ─→ effects (dial, fence, unfence)
-//! image deltas ─→ election (preferred leaders) ─→ ElectLeaders
+//! image deltas ─→ election (preferred leaders), unclean ─→ elector (asks replica_states) ─→ ElectLeaders
 //! ```
 
 pub mod configs;
 #[allow(clippy::module_inception, reason = "the room's main noun")]
 pub mod controller;
 pub mod election;
+mod elector;
 pub mod isr_change;
 pub mod liveness;
+pub mod moves;
 pub mod placement;
 pub mod plan;
 pub mod producer_ids;
+pub mod replica_states;
 pub mod topics;
+pub mod unclean;
 
 #[cfg(test)]
 mod testing;

@@ -27,17 +27,18 @@ pub struct Load {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
-    #[error("replication factor {asked} is larger than the {registered} registered brokers")]
+    #[error("replication factor {asked} is larger than the {registered} registered brokers that take replicas")]
     TooFewBrokers { asked: usize, registered: usize },
     #[error("no broker is active right now; retry when one is")]
     NoneActive,
 }
 
-/// The registered brokers with what each carries.
+/// The registered brokers that new replicas may go to, with what each carries. Those being drained are not among them.
 pub fn candidates(image: &Image, loads: &BTreeMap<BrokerId, Load>) -> Vec<Candidate> {
     image
         .brokers
         .iter()
+        .filter(|(_, broker)| !broker.draining)
         .map(|(id, broker)| Candidate {
             broker: *id,
             rack: broker.registration.rack.clone(),

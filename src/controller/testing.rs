@@ -30,6 +30,7 @@ pub fn broker(id: i32) -> Broker {
         epoch: BrokerEpoch(10 + i64::from(id)),
         fenced: false,
         shutting_down: false,
+        draining: false,
     }
 }
 
@@ -44,6 +45,11 @@ pub fn image_with(brokers: &[i32]) -> Image {
 /// Adds a topic whose partitions are led by their first replica, all in sync.
 pub fn topic(image: &mut Image, name: &str, id: u128, partitions: &[&[i32]]) -> TopicId {
     let id = TopicId(Uuid::from_u128(id));
+    for (number, replicas) in (0..).zip(partitions) {
+        for broker in *replicas {
+            image.replicas_on.entry(BrokerId(*broker)).or_default().insert(TopicPartition::new(id, number));
+        }
+    }
     let partitions = partitions
         .iter()
         .map(|replicas| {
@@ -55,6 +61,7 @@ pub fn topic(image: &mut Image, name: &str, id: u128, partitions: &[&[i32]]) -> 
                 leader_epoch: LeaderEpoch(1),
                 partition_epoch: PartitionEpoch(1),
                 unclean_epoch: None,
+                reassignment: None,
                 replicas,
             }
         })

@@ -199,7 +199,9 @@ fn assignments_of(
     let partitions = if intent.partitions == -1 { defaults.partitions } else { intent.partitions };
     let partitions = bounded_count(partitions)?;
     let factor = match intent.replication_factor {
-        -1 => defaults.replication_factor.map_or(image.brokers.len().min(3), |f| usize::try_from(f).unwrap_or(0)),
+        -1 => defaults
+            .replication_factor
+            .map_or(image.brokers.values().filter(|b| !b.draining).count().min(3), |f| usize::try_from(f).unwrap_or(0)),
         given => usize::try_from(given).unwrap_or(0),
     };
     if factor == 0 {
@@ -276,6 +278,9 @@ fn check_assignments(image: &Image, assignments: &[Vec<BrokerId>], factor: Optio
         }
         if let Some(unknown) = replicas.iter().find(|id| !image.brokers.contains_key(*id)) {
             return wrong(format!("partition {partition} names broker {unknown}, which is not registered"));
+        }
+        if let Some(drained) = replicas.iter().find(|id| image.is_draining(**id)) {
+            return wrong(format!("partition {partition} names broker {drained}, which is being drained"));
         }
         if !replicas.iter().any(|id| image.brokers.get(id).is_some_and(|b| b.is_active())) {
             return wrong(format!("every broker of partition {partition} is fenced or shutting down"));

@@ -9,8 +9,9 @@ pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// What to ask the controller for; `None` while too few brokers are alive to hold all replicas at once. Fenced
 /// brokers count for the replication factor: one that is starting must not end up with a topic of fewer copies.
 pub fn wanted(image: &Image, settings: &Settings) -> Option<TopicIntent> {
-    let registered = i16::try_from(image.brokers.len()).unwrap_or(i16::MAX);
-    let active = image.brokers.values().filter(|broker| broker.is_active()).count();
+    let registered = image.brokers.values().filter(|broker| !broker.draining).count();
+    let registered = i16::try_from(registered).unwrap_or(i16::MAX);
+    let active = image.brokers.values().filter(|broker| broker.takes_replicas()).count();
     let replication_factor = registered.min(settings.topic_replication_factor);
     if replication_factor == 0 || active < usize::from(replication_factor.unsigned_abs()) {
         return None;
@@ -54,7 +55,8 @@ mod tests {
                 rack: None,
                 version: String::new(),
             };
-            let broker = Broker { registration, epoch: BrokerEpoch(1), fenced: *fenced, shutting_down: false };
+            let broker =
+                Broker { registration, epoch: BrokerEpoch(1), fenced: *fenced, shutting_down: false, draining: false };
             image.brokers.insert(id, broker);
         }
         image

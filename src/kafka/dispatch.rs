@@ -109,8 +109,12 @@ pub fn start(context: &RequestContext, header: &Header, body: Bytes, again: bool
         DESCRIBE_CONFIGS => later!(DescribeConfigsRequest, configs::describe),
         CREATE_PARTITIONS => later!(CreatePartitionsRequest, topics::create_partitions),
         DELETE_GROUPS => later!(DeleteGroupsRequest, classic_group::delete),
+        ELECT_LEADERS => later!(ElectLeadersRequest, elections::elect),
+        ALTER_PARTITION_REASSIGNMENTS => later!(AlterPartitionReassignmentsRequest, reassignments::alter),
+        LIST_PARTITION_REASSIGNMENTS => later!(ListPartitionReassignmentsRequest, reassignments::list),
         INCREMENTAL_ALTER_CONFIGS => later!(IncrementalAlterConfigsRequest, configs_alter::alter),
         DESCRIBE_CLUSTER => later!(DescribeClusterRequest, cluster::describe),
+        UNREGISTER_BROKER => later!(UnregisterBrokerRequest, cluster::unregister),
         other => return Err(Closed::UnknownApi(other)),
     })
 }

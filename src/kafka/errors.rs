@@ -101,6 +101,10 @@ pub fn intent(error: &IntentError) -> Code {
         IntentError::InvalidReplicaAssignment(_) => Code::InvalidReplicaAssignment,
         IntentError::InvalidConfig(_) => Code::InvalidConfig,
         IntentError::InvalidRequest(_) => Code::InvalidRequest,
+        IntentError::ElectionNotNeeded => Code::ElectionNotNeeded,
+        IntentError::PreferredLeaderNotAvailable(_) => Code::PreferredLeaderNotAvailable,
+        IntentError::EligibleLeadersNotAvailable(_) => Code::EligibleLeadersNotAvailable,
+        IntentError::NotRemovable(_) => Code::InvalidRequest,
     }
 }
 
@@ -119,6 +123,8 @@ pub fn metadata(error: &MetadataError) -> Code {
         MetadataError::IneligibleLeader(_) => Code::EligibleLeadersNotAvailable,
         MetadataError::StaleGroup => Code::NotCoordinator,
         MetadataError::Invalid(_) => Code::InvalidRequest,
+        MetadataError::NoReassignment => Code::NoReassignmentInProgress,
+        MetadataError::InvalidAssignment(_) => Code::InvalidReplicaAssignment,
     }
 }
 

@@ -39,8 +39,12 @@ pub const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
 pub const DESCRIBE_CONFIGS: i16 = 32;
 pub const CREATE_PARTITIONS: i16 = 37;
 pub const DELETE_GROUPS: i16 = 42;
+pub const ELECT_LEADERS: i16 = 43;
 pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
+pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
+pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
 pub const DESCRIBE_CLUSTER: i16 = 60;
+pub const UNREGISTER_BROKER: i16 = 64;
 
 const fn client(key: i16, min: i16, max: i16) -> Api {
     Api { key, advertised_min: min, min, max, for_replicas: false }
@@ -74,8 +78,12 @@ pub const TABLE: &[Api] = &[
     client(DESCRIBE_CONFIGS, 1, 4),
     client(CREATE_PARTITIONS, 0, 3),
     client(DELETE_GROUPS, 0, 2),
+    client(ELECT_LEADERS, 0, 2),
     client(INCREMENTAL_ALTER_CONFIGS, 0, 1),
+    client(ALTER_PARTITION_REASSIGNMENTS, 0, 1),
+    client(LIST_PARTITION_REASSIGNMENTS, 0, 0),
     client(DESCRIBE_CLUSTER, 0, 2),
+    client(UNREGISTER_BROKER, 0, 0),
 ];
 
 /// The served APIs of a kind of listener.

@@ -66,6 +66,24 @@ pub enum Command {
     FormCluster {
         cluster_id: ClusterId,
     },
+    /// Moves partitions to other replicas, or cancels that (KIP-455).
+    AlterReassignments {
+        changes: Vec<ReassignmentChange>,
+    },
+    /// A draining broker hands over all it leads in this apply, and leads nothing while others can.
+    SetDraining {
+        broker: BrokerId,
+        draining: bool,
+    },
+}
+
+/// A new target for one partition's replicas.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReassignmentChange {
+    pub partition: TopicPartition,
+    pub partition_epoch: PartitionEpoch,
+    /// In preference order; `None` cancels the move under way.
+    pub replicas: Option<Vec<BrokerId>>,
 }
 
 /// Where one listener of a broker is reached.
@@ -156,6 +174,10 @@ pub enum ElectionReason {
     Returned,
     /// Outside the ISR: acked records may be lost (only where allowed).
     Unclean,
+    /// The replicas were moved: the old leader, or a follower, is no replica any more.
+    Reassigned,
+    /// The old leader is being drained.
+    Drained,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -226,6 +248,7 @@ pub enum Answer {
         count: i64,
     },
     Refused(MetadataError),
+    Reassignments(Vec<Result<(), MetadataError>>),
 }
 
 /// Why `apply` refused a command or a part of it. Every node refuses the same way.
@@ -259,4 +282,8 @@ pub enum MetadataError {
     StaleGroup,
     #[error("{0}")]
     Invalid(String),
+    #[error("no reassignment of the partition is under way")]
+    NoReassignment,
+    #[error("{0}")]
+    InvalidAssignment(String),
 }

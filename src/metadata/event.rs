@@ -78,13 +78,40 @@ pub enum Event {
         controller: Option<BrokerId>,
         term: u64,
     },
+    /// A move to other replicas began, or got another target.
+    ReassignmentBegan {
+        partition: TopicPartition,
+        topic: String,
+        from: Vec<BrokerId>,
+        to: Vec<BrokerId>,
+    },
+    ReassignmentCompleted {
+        partition: TopicPartition,
+        topic: String,
+        replicas: Vec<BrokerId>,
+    },
+    /// The replicas from before the move are back.
+    ReassignmentCancelled {
+        partition: TopicPartition,
+        topic: String,
+        replicas: Vec<BrokerId>,
+    },
+    /// Draining began or ended.
+    BrokerDraining {
+        broker: BrokerId,
+        draining: bool,
+    },
 }
 
 impl Event {
     /// The partition this event changed, if it is about one.
     pub fn partition(&self) -> Option<TopicPartition> {
         match self {
-            Event::LeaderElected { partition, .. } | Event::IsrChanged { partition, .. } => Some(*partition),
+            Event::LeaderElected { partition, .. }
+            | Event::IsrChanged { partition, .. }
+            | Event::ReassignmentBegan { partition, .. }
+            | Event::ReassignmentCompleted { partition, .. }
+            | Event::ReassignmentCancelled { partition, .. } => Some(*partition),
             _ => None,
         }
     }

@@ -49,9 +49,40 @@ pub enum Intent {
         broker: BrokerId,
         epoch: BrokerEpoch,
     },
+    /// One result a partition.
     ElectPreferred {
         partitions: Vec<TopicPartition>,
     },
+    /// Moves partitions to other replicas, or cancels that; one result a wish.
+    AlterReassignments {
+        wishes: Vec<ReassignmentWish>,
+        /// Refuse a target of another size (KIP-860).
+        keep_replication_factor: bool,
+    },
+    /// A leader even from outside ISR and ELR, for partitions that have none; one result a partition.
+    ElectUnclean {
+        partitions: Vec<TopicPartition>,
+    },
+    SetDraining {
+        broker: BrokerId,
+        draining: bool,
+    },
+    /// Moves every replica of a broker elsewhere; what is on its way already stays as it is.
+    MoveAway {
+        broker: BrokerId,
+    },
+    /// Forgets a fenced broker. `force`: also while it is a replica, if others hold the data.
+    UnregisterBroker {
+        broker: BrokerId,
+        force: bool,
+    },
+}
+
+/// `None` cancels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReassignmentWish {
+    pub partition: TopicPartition,
+    pub replicas: Option<Vec<BrokerId>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,6 +139,15 @@ pub enum IntentError {
     InvalidConfig(String),
     #[error("{0}")]
     InvalidRequest(String),
+    #[error("the partition has the leader it should have")]
+    ElectionNotNeeded,
+    #[error("{0}")]
+    PreferredLeaderNotAvailable(String),
+    #[error("{0}")]
+    EligibleLeadersNotAvailable(String),
+    /// A broker that must stay for now, and why.
+    #[error("{0}")]
+    NotRemovable(String),
 }
 
 /// Why an intent as a whole got no answer.

@@ -13,9 +13,11 @@ use super::follower::{Fetched, FollowError, Position};
 use super::node::Node;
 use super::partition::Partition;
 use super::synced::sync_all;
+use super::throttle::{self, Bucket};
 use crate::ids::*;
 use crate::platform::clock;
 use crate::wire::client::Connection;
+use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::fetch_request::ReplicaState;
 use kafka_protocol::messages::fetch_response::PartitionData;
@@ -90,6 +92,8 @@ pub(super) struct Fetcher {
     /// To be mentioned in the next fetch.
     changed: BTreeSet<TopicPartition>,
     resting: BTreeMap<TopicPartition, Instant>,
+    /// What replicas that a move adds may fetch from this leader.
+    throttle: Bucket,
     interrupted_at: Option<Instant>,
 }
 
@@ -103,6 +107,7 @@ impl Fetcher {
             followed: BTreeMap::new(),
             changed: BTreeSet::new(),
             resting: BTreeMap::new(),
+            throttle: Bucket::new(clock::now()),
             interrupted_at: None,
         }
     }
@@ -149,8 +154,9 @@ impl Fetcher {
             if session.is_new() {
                 self.changed = self.followed.keys().copied().collect();
             }
-            let wait = self.wake_rested();
+            self.wake_rested();
             let positions = self.positions(&mut session).await;
+            let wait = self.wait();
             let request = self.request(&mut session, positions, wait);
             let call = connection.call(FETCH_VERSION, &request, wait + ANSWER_TIMEOUT);
             let response: FetchResponse = tokio::select! {
@@ -220,8 +226,8 @@ impl Fetcher {
         }
     }
 
-    /// Takes up again those that have rested; gives how long the next fetch may wait: no longer than until the next has.
-    fn wake_rested(&mut self) -> Duration {
+    /// Takes up again those that have rested.
+    fn wake_rested(&mut self) {
         let now = clock::now();
         let rested: Vec<TopicPartition> =
             self.resting.iter().filter(|(_, until)| **until <= now).map(|(id, _)| *id).collect();
@@ -229,6 +235,11 @@ impl Fetcher {
             self.resting.remove(&id);
             self.changed.insert(id);
         }
+    }
+
+    /// How long the next fetch may wait: no longer than until the next partition has rested.
+    fn wait(&self) -> Duration {
+        let now = clock::now();
         let next = self.resting.values().min().map(|until| until.saturating_duration_since(now));
         let most = self.node.config.fetch_wait_max;
         next.map_or(most, |next| next.max(Duration::from_millis(1)).min(most))
@@ -267,6 +278,11 @@ impl Fetcher {
             if self.resting.contains_key(&id) {
                 continue;
             }
+            if let Some(until) = self.throttled_until(id) {
+                self.resting.insert(id, until);
+                session.forget(id);
+                continue;
+            }
             let Some(followed) = self.followed.get(&id) else { continue };
             match followed.partition.position(followed.epoch) {
                 Some(position) => positions.push((id, position)),
@@ -275,6 +291,26 @@ impl Fetcher {
             }
         }
         positions
+    }
+
+    /// When a replica that a move adds may fetch again; `None`: now, as all others.
+    fn throttled_until(&mut self, id: TopicPartition) -> Option<Instant> {
+        let image = self.node.image.load();
+        let (me, now) = (self.node.broker, clock::now());
+        if !throttle::is_throttled(&image, id, me) {
+            return None;
+        }
+        let own = (self.node.config.throttled_rate, self.node.config.leader_throttled_rate);
+        let (in_all, of_leader) = throttle::rates(&image, me, self.leader, own);
+        self.node.throttle.lock().wait(in_all, now).max(self.throttle.wait(of_leader, now))
+    }
+
+    /// What came for a replica that a move adds is paid for.
+    fn pay(&mut self, id: TopicPartition, bytes: usize) {
+        if bytes > 0 && throttle::is_throttled(&self.node.image.load(), id, self.node.broker) {
+            self.node.throttle.lock().take(bytes);
+            self.throttle.take(bytes);
+        }
     }
 
     fn request(
@@ -311,6 +347,7 @@ impl Fetcher {
     }
 
     fn take_partition(&mut self, session: &mut FetchSession, id: TopicPartition, data: PartitionData) {
+        self.pay(id, data.records.as_ref().map_or(0, Bytes::len));
         let Some(followed) = self.followed.get_mut(&id) else { return };
         let (partition, epoch) = (&followed.partition, followed.epoch);
         let outcome = match ResponseError::try_from_code(data.error_code) {

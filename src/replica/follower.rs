@@ -21,6 +21,9 @@ pub struct ReplicaConfig {
     pub fetch_partition_bytes_max: usize,
     pub fetch_wait_max: Duration,
     pub retention_check_interval: Duration,
+    /// Bytes a second for replicas that a move adds, as this node's file says: in all, and from one leader.
+    pub throttled_rate: i64,
+    pub leader_throttled_rate: i64,
 }
 
 impl Default for ReplicaConfig {
@@ -31,6 +34,8 @@ impl Default for ReplicaConfig {
             fetch_partition_bytes_max: 1 << 20,
             fetch_wait_max: Duration::from_millis(500),
             retention_check_interval: Duration::from_secs(300),
+            throttled_rate: 50 << 20,
+            leader_throttled_rate: i64::MAX,
         }
     }
 }

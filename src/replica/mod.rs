@@ -27,6 +27,7 @@ mod role;
 mod synced;
 #[cfg(test)]
 mod testing;
+mod throttle;
 mod truncation;
 mod upkeep;
 pub mod watcher;

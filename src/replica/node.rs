@@ -4,10 +4,12 @@ use super::contact::Contacts;
 use super::follower::ReplicaConfig;
 use super::isr::Peers;
 use super::partition::Partition;
+use super::throttle::Bucket;
 use crate::ids::*;
 use crate::log::flush::Flusher;
 use crate::metadata::command::IsrProposal;
 use crate::metadata::image::Image;
+use crate::platform::clock;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -71,6 +73,8 @@ pub(super) struct Node {
     pub image: ArcSwap<Image>,
     pub gauges: Gauges,
     pub contacts: Contacts,
+    /// Shared by all fetchers: what replicas that a move adds may fetch in all.
+    pub throttle: Mutex<Bucket>,
     epoch: AtomicI64,
     seen: Mutex<BTreeMap<BrokerId, Instant>>,
     /// Partitions that the next tick looks at. Bound: each is listed once.
@@ -96,6 +100,7 @@ impl Node {
             image: ArcSwap::new(image),
             gauges: Gauges::default(),
             contacts: Contacts::default(),
+            throttle: Mutex::new(Bucket::new(clock::now())),
             epoch: AtomicI64::new(0),
             seen: Mutex::default(),
             attention: Mutex::default(),

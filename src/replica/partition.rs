@@ -121,6 +121,10 @@ pub struct PartitionStatus {
     pub log_end: Offset,
     pub durable_end: Offset,
     pub size_bytes: u64,
+    /// Of the last record; −1 if there is none.
+    pub last_epoch: LeaderEpoch,
+    /// Of a leader: what each other replica holds, if it told in this leader epoch.
+    pub followers: Vec<(BrokerId, Option<Offset>)>,
 }
 
 /// Invariants: `state` is never held over an await nor while another thread is woken; `log_start` ≤ `high_watermark` ≤
@@ -356,6 +360,11 @@ impl Partition {
             log_end: of(PartitionLog::log_end),
             durable_end: of(PartitionLog::durable_end),
             size_bytes: guard.log.as_ref().map_or(0, PartitionLog::size_bytes),
+            last_epoch: guard.log.as_ref().map_or(LeaderEpoch::NONE, last_epoch),
+            followers: match &guard.role {
+                Role::Leader(leader) => leader.followers().collect(),
+                Role::Follower | Role::Stopped => Vec::new(),
+            },
         }
     }
     pub fn leader_hint(&self) -> LeaderHint {
@@ -442,6 +451,12 @@ fn leading(state: &State, given: LeaderEpoch) -> Result<(&PartitionLog, &LeaderS
         Role::Leader(leader) => Ok((log, leader)),
         Role::Follower | Role::Stopped => Err(PartitionError::NotLeader(state.hint())),
     }
+}
+
+fn last_epoch(log: &PartitionLog) -> LeaderEpoch {
+    let (start, end) = (log.log_start(), log.log_end());
+    let last = if end > start { log.epoch_at(Offset(end.0 - 1)) } else { None };
+    last.unwrap_or(LeaderEpoch::NONE)
 }
 
 fn in_range(asked: Offset, log: &PartitionLog) -> Result<(), PartitionError> {

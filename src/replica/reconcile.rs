@@ -46,7 +46,11 @@ impl Affected {
             self.partitions.extend((from..to).map(|number| TopicPartition::new(topic, number)));
         };
         match event {
-            Event::LeaderElected { partition, .. } | Event::IsrChanged { partition, .. } => {
+            Event::LeaderElected { partition, .. }
+            | Event::IsrChanged { partition, .. }
+            | Event::ReassignmentBegan { partition, .. }
+            | Event::ReassignmentCompleted { partition, .. }
+            | Event::ReassignmentCancelled { partition, .. } => {
                 self.partitions.insert(*partition);
             }
             Event::TopicCreated { topic, partitions, .. } | Event::TopicDeleted { topic, partitions, .. } => {
@@ -66,6 +70,7 @@ impl Affected {
             | Event::BrokerUnfenced { .. }
             | Event::BrokerShuttingDown { .. }
             | Event::BrokerUnregistered { .. }
+            | Event::BrokerDraining { .. }
             | Event::GroupChanged { .. }
             | Event::FeatureFinalized { .. }
             | Event::ControllerElected { .. } => {}

@@ -176,7 +176,7 @@ impl Partition {
         if is_old || before == Standing::Stopped {
             return (before, before);
         }
-        let min_isr = image.effective_min_isr(&self.topic, view.replicas.len());
+        let min_isr = image.effective_min_isr(&self.topic, view.counted_replicas());
         let leads = view.leader == Some(self.node.broker);
         let after = match &mut state.role {
             Role::Leader(leader) if leads && leader.epoch() == view.leader_epoch => {
@@ -254,7 +254,8 @@ impl Partition {
             let own = leader.on_own_ends(ends);
             let mut effects = Effects::default();
             if view.leader == Some(self.node.broker) && view.leader_epoch == leader.epoch() {
-                effects = leader.on_image_change(view, image.effective_min_isr(&self.topic, view.replicas.len()), now);
+                let min_isr = image.effective_min_isr(&self.topic, view.counted_replicas());
+                effects = leader.on_image_change(view, min_isr, now);
             }
             effects.high_watermark = effects.high_watermark.max(own.high_watermark);
             after = state.settle(effects);

@@ -98,7 +98,9 @@ pub(super) fn image_at(port: u16, leader: i32, isr: &[i32], epoch: i32, version:
             version: String::new(),
         };
         let epoch = BrokerEpoch(i64::from(n) + 100);
-        image.brokers.insert(BrokerId(n), Broker { registration, epoch, fenced: false, shutting_down: false });
+        image
+            .brokers
+            .insert(BrokerId(n), Broker { registration, epoch, fenced: false, shutting_down: false, draining: false });
     }
     let partition = PartitionImage {
         replicas: [1, 2, 3].map(BrokerId).to_vec(),
@@ -108,6 +110,7 @@ pub(super) fn image_at(port: u16, leader: i32, isr: &[i32], epoch: i32, version:
         leader_epoch: LeaderEpoch(epoch),
         partition_epoch: PartitionEpoch(version),
         unclean_epoch: unclean.map(LeaderEpoch),
+        reassignment: None,
     };
     let topic = Topic { id: id().topic, name: "t".into(), partitions: [partition].into_iter().collect() };
     image.topics.insert(topic.id, Arc::new(topic));

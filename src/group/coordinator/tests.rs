@@ -39,6 +39,7 @@ impl Cluster {
             leader_epoch: LeaderEpoch(5),
             partition_epoch: PartitionEpoch(0),
             unclean_epoch: None,
+            reassignment: None,
         };
         let mut image = Image::default();
         for (id, name) in [(TOPIC, OFFSETS_TOPIC), (TopicId(uuid::Uuid::from_u128(2)), "t")] {

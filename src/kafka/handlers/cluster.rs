@@ -1,14 +1,19 @@
-//! DescribeCluster.
+//! DescribeCluster, UnregisterBroker.
 
 use super::metadata::{CLUSTER_OPERATIONS, OPERATIONS_NOT_ASKED};
+use super::topics::{Failed, outcomes};
 use crate::ids::BrokerId;
 use crate::kafka::context::RequestContext;
 use crate::kafka::endpoints::{Door, controller_for_clients};
 use crate::kafka::errors::Code;
 use crate::kafka::names::text;
 use crate::metadata::image::Image;
+use crate::metadata::intent::Intent;
 use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
-use kafka_protocol::messages::{DescribeClusterRequest, DescribeClusterResponse};
+use kafka_protocol::messages::{
+    DescribeClusterRequest, DescribeClusterResponse, UnregisterBrokerRequest, UnregisterBrokerResponse,
+};
+use std::time::Duration;
 
 const BROKERS: i8 = 1;
 const CONTROLLERS: i8 = 2;
@@ -16,6 +21,22 @@ const CONTROLLERS: i8 = 2;
 pub async fn describe(context: &RequestContext, request: DescribeClusterRequest) -> DescribeClusterResponse {
     let image = context.services.quorum.image();
     answer(&image, Door::of(context), context.services.config.node_id, context.version, &request)
+}
+
+/// The request carries no timeout of its own.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Forgets a broker that is not alive, if others hold what it held. Partitions that name it go on naming it.
+pub async fn unregister(context: &RequestContext, request: UnregisterBrokerRequest) -> UnregisterBrokerResponse {
+    let intent = Intent::UnregisterBroker { broker: BrokerId(request.broker_id.0), force: true };
+    let answer = context.services.controller.submit(intent, TIMEOUT).await;
+    let response = UnregisterBrokerResponse::default().with_error_message(None);
+    match outcomes(answer, 1).pop() {
+        Some(Err(Failed { code, message })) => {
+            response.with_error_code(code.code()).with_error_message(Some(text(&message)))
+        }
+        _ => response,
+    }
 }
 
 fn answer(

@@ -77,7 +77,8 @@ impl<'a> Layers<'a> {
 
 /// A broker config takes effect while the node runs where topics take their defaults from it.
 pub fn is_dynamic(name: &str) -> bool {
-    topic::definitions().iter().any(|definition| definition.broker_synonym == Some(name))
+    broker::DYNAMIC.contains(&name)
+        || topic::definitions().iter().any(|definition| definition.broker_synonym == Some(name))
 }
 
 fn of_broker(layers: &Layers<'_>) -> Vec<Shown> {

@@ -46,6 +46,7 @@ fn broker(id: i32, fenced: bool) -> Broker {
         epoch: BrokerEpoch(i64::from(id)),
         fenced,
         shutting_down: false,
+        draining: false,
     }
 }
 
@@ -58,6 +59,7 @@ pub fn partition(leader: Option<i32>, epoch: i32) -> Partition {
         leader_epoch: LeaderEpoch(epoch),
         partition_epoch: PartitionEpoch(1),
         unclean_epoch: None,
+        reassignment: None,
     }
 }
 

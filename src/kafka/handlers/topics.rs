@@ -78,7 +78,7 @@ pub fn outcomes(answer: Result<IntentAnswer, SubmitError>, count: usize) -> Vec<
 }
 
 /// Items that can be asked for go to the controller together; each result ends where its item stands in the request.
-async fn ask<T>(
+pub(super) async fn ask<T>(
     items: Vec<Result<T, Failed>>,
     submit: impl AsyncFnOnce(Vec<T>) -> Result<IntentAnswer, SubmitError>,
 ) -> Vec<Result<Option<TopicOutcome>, Failed>> {

@@ -5,8 +5,12 @@ mod configs;
 mod elections;
 mod groups;
 mod isr;
+mod moving;
+#[cfg(test)]
+mod moving_stories;
 #[cfg(test)]
 mod properties;
+mod reassignments;
 #[cfg(test)]
 mod stories;
 mod topics;
@@ -50,6 +54,8 @@ impl Image {
             Command::SetGroup(group) => change.set_group(group),
             Command::FinalizeFeature { name, level } => Ok(change.finalize_feature(name, *level)),
             Command::FormCluster { cluster_id } => change.form_cluster(*cluster_id),
+            Command::AlterReassignments { changes } => Ok(change.alter_reassignments(changes)),
+            Command::SetDraining { broker, draining } => change.set_draining(*broker, *draining),
         };
         let events = change.events;
         Applied { answer: answer.unwrap_or_else(Answer::Refused), events }
@@ -81,11 +87,17 @@ impl Change<'_> {
         let Some(topic) = self.image.topics.get(&place.topic) else { return };
         let Some(old) = self.image.partition(place) else { return };
         let Some(next) = decide(self.image, &topic.name, old) else { return };
-        let new = settle(old, next, self.image.effective_min_isr(&topic.name, old.replicas.len()));
+        let min_isr = |replicas| self.image.effective_min_isr(&topic.name, replicas);
+        let (chosen, began) = (next.leader, next.replicas.is_some());
+        let next = moving::complete(old, next, self.image, min_isr);
+        let new = settle(old, next, min_isr);
         if new == *old {
             return;
         }
         let (name, old) = (topic.name.clone(), old.clone());
+        self.tell_of_move(place, &name, &old, &new, began);
+        // Not this command's choice, but what a move that is complete makes of it.
+        let reason = if new.leader != chosen || new.leader == old.leader { ElectionReason::Reassigned } else { reason };
         if new.leader_epoch != old.leader_epoch {
             self.events.push(Event::LeaderElected {
                 partition: place,
@@ -100,11 +112,16 @@ impl Change<'_> {
             self.events.push(Event::IsrChanged {
                 partition: place,
                 topic: name,
-                old: old.isr,
+                old: old.isr.clone(),
                 new: new.isr.clone(),
                 elr: new.elr.clone(),
                 epoch: new.partition_epoch,
             });
+        }
+        let unindexed: Vec<BrokerId> = old.replicas.iter().copied().filter(|b| !new.replicas.contains(b)).collect();
+        self.image.unindex_replicas(place, &unindexed);
+        if new.replicas.iter().any(|b| !old.replicas.contains(b)) {
+            self.image.index_replicas(place, &new.replicas);
         }
         let topic = self.image.topics.get_mut(&place.topic).expect("the topic was found above");
         let number = usize::try_from(place.partition).expect("the partition was found above");

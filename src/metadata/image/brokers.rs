@@ -12,11 +12,19 @@ pub struct Broker {
     pub fenced: bool,
     /// A broker that asked to stop: no new leadership, no joining an ISR.
     pub shutting_down: bool,
+    /// A person asked that it lead nothing and get no new replicas. Kept over restarts. It stays in the ISRs it is in, and
+    /// leads again only where nobody else can.
+    pub draining: bool,
 }
 
 impl Broker {
     /// May lead and join an ISR.
     pub fn is_active(&self) -> bool {
         !self.fenced && !self.shutting_down
+    }
+
+    /// New replicas may be placed there.
+    pub fn takes_replicas(&self) -> bool {
+        self.is_active() && !self.draining
     }
 }

@@ -1,7 +1,7 @@
 //! What must be true of every image, checked in tests after each command.
 
 use super::Image;
-use super::topics::Partition;
+use super::topics::{Partition, Reassignment};
 use crate::ids::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +47,21 @@ impl Image {
         assert!(elr.iter().all(|b| replicas.contains(b)), "elr ⊄ replicas in {at}");
         assert!(elr.iter().all(|b| !isr.contains(b)), "elr meets isr in {at}");
         assert!(leader_epoch.0 >= 0 && partition_epoch.0 >= leader_epoch.0, "an epoch ran backwards in {at}");
-        if isr.len() >= self.effective_min_isr(topic, replicas.len()) {
+        if let Some(reassignment) = &partition.reassignment {
+            let Reassignment { original, adding, removing } = &**reassignment;
+            for set in [original, adding, removing] {
+                assert_eq!(set.iter().collect::<BTreeSet<_>>().len(), set.len(), "a move repeats a broker in {at}");
+                assert!(set.iter().all(|b| replicas.contains(b)), "a move of no replica in {at}");
+            }
+            assert!(
+                adding.iter().all(|b| !removing.contains(b) && !original.contains(b)),
+                "adding meets others in {at}"
+            );
+            assert!(removing.len() < replicas.len(), "a move to nowhere in {at}");
+            let all = removing.iter().chain(adding).chain(original).collect::<BTreeSet<_>>().len();
+            assert_eq!(all, replicas.len(), "a replica neither from before nor added in {at}");
+        }
+        if isr.len() >= self.effective_min_isr(topic, partition.counted_replicas()) {
             assert!(elr.is_empty(), "an elr beside a large enough isr in {at}");
         }
         match leader {

@@ -31,4 +31,55 @@ pub struct Partition {
     /// The newest leader epoch that began outside ISR and ELR: a follower whose last epoch is older than this one may
     /// truncate below its high watermark. Kept over later clean elections, for followers that were away meanwhile.
     pub unclean_epoch: Option<LeaderEpoch>,
+    /// A move under way (KIP-455): `replicas` is then its target, in order, followed by those that are to leave.
+    pub reassignment: Option<Box<Reassignment>>,
+}
+
+/// A replica set on its way to another.
+///
+/// Invariants: `original`, `adding` and `removing` ⊆ `replicas`, each broker once; `adding` are the target's that were
+/// no replicas when the move began, `removing` those that the target lacks, so the two do not meet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reassignment {
+    /// What a cancellation puts back.
+    pub original: Vec<BrokerId>,
+    pub adding: Vec<BrokerId>,
+    pub removing: Vec<BrokerId>,
+}
+
+impl Partition {
+    /// The replicas there will be: those there are, without the ones that are to leave.
+    pub fn target(&self) -> Vec<BrokerId> {
+        self.replicas.iter().copied().filter(|b| !self.removing().contains(b)).collect()
+    }
+
+    /// Replicas that a move adds; they count as moving until it is complete, in sync or not.
+    pub fn adding(&self) -> &[BrokerId] {
+        self.reassignment.as_ref().map_or(&[], |r| &r.adding)
+    }
+
+    pub fn removing(&self) -> &[BrokerId] {
+        self.reassignment.as_ref().map_or(&[], |r| &r.removing)
+    }
+
+    /// A replica is out of sync that is not just being added.
+    pub fn is_under_replicated(&self) -> bool {
+        self.replicas.iter().any(|b| !self.isr.contains(b) && !self.adding().contains(b))
+    }
+
+    /// The replica set before the move, or the one there is.
+    pub fn original(&self) -> &[BrokerId] {
+        self.reassignment.as_ref().map_or(&self.replicas, |r| &r.original)
+    }
+
+    /// The size of the replica set that the minimum ISR is bounded by.
+    pub fn counted_replicas(&self) -> usize {
+        counted_replicas(&self.replicas, self.reassignment.as_deref())
+    }
+}
+
+/// During a move a partition is on more brokers than it ever asked for, and the new ones are empty: what counts is the
+/// target's size, and where the move adds copies, no more than there were.
+pub fn counted_replicas(replicas: &[BrokerId], reassignment: Option<&Reassignment>) -> usize {
+    reassignment.map_or(replicas.len(), |r| (replicas.len() - r.removing.len()).min(r.original.len()))
 }

@@ -38,6 +38,7 @@ fn image(isr: Vec<BrokerId>, partition_epoch: i32) -> PartitionImage {
         leader_epoch: LeaderEpoch(5),
         partition_epoch: PartitionEpoch(partition_epoch),
         unclean_epoch: None,
+        reassignment: None,
     }
 }
 

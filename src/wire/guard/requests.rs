@@ -28,9 +28,13 @@ pub const REQUESTS: &[Api] = &[
     Api::new(33, "AlterConfigs", 0, 2, 2, ALTER_CONFIGS),
     Api::new(37, "CreatePartitions", 0, 3, 2, CREATE_PARTITIONS),
     Api::new(42, "DeleteGroups", 0, 2, 2, DELETE_GROUPS),
+    Api::new(43, "ElectLeaders", 0, 2, 2, ELECT_LEADERS),
     Api::new(44, "IncrementalAlterConfigs", 0, 1, 1, INCREMENTAL_ALTER_CONFIGS),
+    Api::new(45, "AlterPartitionReassignments", 0, 1, 0, ALTER_PARTITION_REASSIGNMENTS),
+    Api::new(46, "ListPartitionReassignments", 0, 0, 0, LIST_PARTITION_REASSIGNMENTS),
     Api::new(47, "OffsetDelete", 0, 0, NEVER, OFFSET_DELETE),
     Api::new(60, "DescribeCluster", 0, 2, 0, DESCRIBE_CLUSTER),
+    Api::new(64, "UnregisterBroker", 0, 0, 0, UNREGISTER_BROKER),
     Api::new(75, "DescribeTopicPartitions", 0, 0, 0, DESCRIBE_TOPIC_PARTITIONS),
 ];
 
@@ -274,3 +278,20 @@ const DESCRIBE_TOPIC_PARTITIONS: &[Field] = &[
     fixed("response_partition_limit", 4),
     optional("cursor", &[text("topic_name"), fixed("partition_index", 4)]),
 ];
+
+const ELECT_LEADERS: &[Field] = &[
+    fixed("election_type", 1).since(1),
+    structs("topic_partitions", &[text("topic"), fixeds("partitions", 4)]),
+    fixed("timeout_ms", 4),
+];
+
+const ALTER_PARTITION_REASSIGNMENTS: &[Field] = &[
+    fixed("timeout_ms", 4),
+    fixed("allow_replication_factor_change", 1).since(1),
+    structs("topics", &[text("name"), structs("partitions", &[fixed("partition_index", 4), fixeds("replicas", 4)])]),
+];
+
+const LIST_PARTITION_REASSIGNMENTS: &[Field] =
+    &[fixed("timeout_ms", 4), structs("topics", &[text("name"), fixeds("partition_indexes", 4)])];
+
+const UNREGISTER_BROKER: &[Field] = &[fixed("broker_id", 4)];

@@ -17,8 +17,9 @@ macro_rules! for_each_api {
             FindCoordinatorRequest, JoinGroupRequest, HeartbeatRequest, LeaveGroupRequest, SyncGroupRequest,
             DescribeGroupsRequest, ListGroupsRequest, ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
             InitProducerIdRequest, OffsetForLeaderEpochRequest, DescribeConfigsRequest, AlterConfigsRequest,
-            CreatePartitionsRequest, DeleteGroupsRequest, IncrementalAlterConfigsRequest, OffsetDeleteRequest,
-            DescribeClusterRequest, DescribeTopicPartitionsRequest);
+            CreatePartitionsRequest, DeleteGroupsRequest, ElectLeadersRequest, IncrementalAlterConfigsRequest,
+            AlterPartitionReassignmentsRequest, ListPartitionReassignmentsRequest, OffsetDeleteRequest,
+            DescribeClusterRequest, UnregisterBrokerRequest, DescribeTopicPartitionsRequest);
         for table in [requests::REQUESTS, responses::RESPONSES] {
             assert_eq!(table.iter().map(|api| api.key).collect::<Vec<_>>(), keys);
         }

@@ -1,7 +1,7 @@
 //! Commands about brokers: registering, fencing, unfencing, stopping, forgetting.
 
 use super::Change;
-use super::transition::{come_back, depart, hand_over};
+use super::transition::{come_back, depart, drain, hand_over};
 use crate::ids::*;
 use crate::metadata::command::{Answer, BrokerRegistration, ElectionReason, FenceReason, MetadataError};
 use crate::metadata::event::Event;
@@ -39,7 +39,8 @@ impl Change<'_> {
             self.events.push(Event::BrokerFenced { broker, epoch: old.epoch, reason: FenceReason::Restarted });
         }
         let epoch = BrokerEpoch(i64::try_from(self.index.0).unwrap_or(i64::MAX));
-        let fresh = Broker { registration: registration.clone(), epoch, fenced: true, shutting_down: false };
+        let draining = old.as_ref().is_some_and(|b| b.draining);
+        let fresh = Broker { registration: registration.clone(), epoch, fenced: true, shutting_down: false, draining };
         self.image.brokers.insert(broker, fresh);
         let reason = ElectionReason::Fenced(FenceReason::Restarted);
         for place in self.partitions_on(broker) {
@@ -112,8 +113,23 @@ impl Change<'_> {
         }
         for place in self.partitions_on(broker) {
             self.change_partition(place, ElectionReason::Shutdown, |image, topic, old| {
-                hand_over(old, broker, image.effective_min_isr(topic, old.replicas.len()), image)
+                hand_over(old, broker, image.effective_min_isr(topic, old.counted_replicas()), image)
             });
+        }
+        Ok(Answer::Done)
+    }
+
+    /// All that the broker leads and others can lead moves in this apply. Its place in the ISRs stays.
+    pub(super) fn set_draining(&mut self, broker: BrokerId, draining: bool) -> Result<Answer, MetadataError> {
+        let state = self.image.brokers.get_mut(&broker).ok_or(MetadataError::UnknownBroker(broker))?;
+        if state.draining != draining {
+            state.draining = draining;
+            self.events.push(Event::BrokerDraining { broker, draining });
+        }
+        if draining {
+            for place in self.partitions_on(broker) {
+                self.change_partition(place, ElectionReason::Drained, |image, _, old| drain(old, broker, image));
+            }
         }
         Ok(Answer::Done)
     }

@@ -44,7 +44,7 @@ impl Change<'_> {
         for number in (0..).take(count) {
             let place = TopicPartition::new(id, number);
             self.change_partition(place, ElectionReason::Preferred, |_, _, old| {
-                (!old.elr.is_empty()).then(|| Next::new(old.isr.clone(), old.leader))
+                (!old.elr.is_empty() || old.reassignment.is_some()).then(|| Next::new(old.isr.clone(), old.leader))
             });
         }
     }

@@ -25,6 +25,9 @@ impl Change<'_> {
         if !self.image.is_active(leader) || !old.replicas.contains(&leader) {
             return Err(MetadataError::IneligibleLeader(leader));
         }
+        if old.leader.is_some() && self.image.is_draining(leader) {
+            return Err(MetadataError::IneligibleLeader(leader));
+        }
         let next = match choose(old, leader, self.image) {
             Some(next) => next,
             None if election.reason == ElectionReason::Unclean && old.leader.is_none() => {

@@ -4,6 +4,7 @@ use super::stories::{Restart, id, registration};
 use crate::ids::*;
 use crate::metadata::command::*;
 use crate::metadata::image::Image;
+use crate::metadata::image::topics::Partition;
 use crate::metadata::raft::snapshot::{decode_image, encode_image};
 use crate::metadata::raft::types::{decode_message, encode_message};
 use proptest::prelude::*;
@@ -54,6 +55,21 @@ enum Wish {
         expected: i32,
         generation: Option<i32>,
     },
+    /// To these replicas, or back.
+    Move {
+        topic: u8,
+        partition: i32,
+        replicas: Option<Vec<i32>>,
+    },
+    /// The leader takes in everyone who may join.
+    AllJoin {
+        topic: u8,
+        partition: i32,
+    },
+    Drain {
+        broker: i32,
+        draining: bool,
+    },
     Stale(Box<Wish>),
 }
 
@@ -78,6 +94,10 @@ fn wish() -> impl Strategy<Value = Wish> {
         1 => (topic.clone(), brokers()).prop_map(|(topic, replicas)| Wish::Grow { topic, replicas }),
         6 => (topic.clone(), 0..3i32, brokers(), prop::option::weighted(0.2, one.clone()))
             .prop_map(|(topic, partition, members, caller)| Wish::Isr { topic, partition, members, caller }),
+        5 => (topic.clone(), 0..3i32, prop::option::weighted(0.8, brokers()))
+            .prop_map(|(topic, partition, replicas)| Wish::Move { topic, partition, replicas }),
+        5 => (topic.clone(), 0..3i32).prop_map(|(topic, partition)| Wish::AllJoin { topic, partition }),
+        2 => (one.clone(), any::<bool>()).prop_map(|(broker, draining)| Wish::Drain { broker, draining }),
         3 => (topic.clone(), 0..3i32, one, any::<bool>())
             .prop_map(|(topic, partition, leader, unclean)| Wish::Elect { topic, partition, leader, unclean }),
         2 => (prop::option::of(topic), prop::option::of(0..5u8)).prop_map(|(topic, value)| Wish::MinIsr { topic, value }),
@@ -172,6 +192,23 @@ fn command(image: &Image, index: u64, wish: &Wish) -> Command {
             expected_generation: *expected,
             state: generation.map(|generation| GroupState { generation, ..GroupState::default() }),
         }),
+        Wish::Move { topic, partition, replicas } => Command::AlterReassignments {
+            changes: vec![ReassignmentChange {
+                partition: place(*topic, *partition),
+                partition_epoch: image
+                    .partition(place(*topic, *partition))
+                    .map_or(PartitionEpoch(0), |p| p.partition_epoch),
+                replicas: replicas.as_ref().map(|r| ids(r)),
+            }],
+        },
+        Wish::AllJoin { topic, partition } => {
+            let state = image.partition(place(*topic, *partition));
+            let all: Vec<BrokerId> = state.map_or(Vec::new(), |p| p.replicas.clone());
+            let members = all.iter().filter(|b| image.is_active(**b)).map(|b| b.0).collect();
+            let wish = Wish::Isr { topic: *topic, partition: *partition, members, caller: None };
+            self::command(image, index, &wish)
+        }
+        Wish::Drain { broker, draining } => Command::SetDraining { broker: BrokerId(*broker), draining: *draining },
         // Made from an image long gone.
         Wish::Stale(wish) => command(&Image::default(), index, wish),
     }
@@ -223,7 +260,9 @@ fn check_epochs(before: &Image, after: &Image) -> Result<(), TestCaseError> {
                 continue;
             }
             prop_assert!(new.partition_epoch == old.partition_epoch.next(), "{:?} to {:?}", old, new);
-            prop_assert_eq!(new.leader_epoch != old.leader_epoch, new.leader != old.leader);
+            let someone_left = old.replicas.iter().any(|b| !new.replicas.contains(b));
+            prop_assert_eq!(new.leader_epoch != old.leader_epoch, new.leader != old.leader || someone_left);
+            check_move(old, new)?;
             prop_assert!(new.leader_epoch == old.leader_epoch || new.leader_epoch == old.leader_epoch.next());
             if let Some(leader) = new.leader.filter(|_| new.leader != old.leader) {
                 let clean = old.isr.contains(&leader) || old.elr.contains(&leader);
@@ -231,5 +270,22 @@ fn check_epochs(before: &Image, after: &Image) -> Result<(), TestCaseError> {
             }
         }
     }
+    Ok(())
+}
+
+/// Rule 12: a replica that is in sync leaves the set only beside enough others, all that were to be added are in sync when
+/// a move is complete, and cancelling puts back what was.
+fn check_move(old: &Partition, new: &Partition) -> Result<(), TestCaseError> {
+    let Some(reassignment) = &old.reassignment else { return Ok(()) };
+    if new.reassignment.is_some() {
+        return Ok(());
+    }
+    if new.replicas == reassignment.original {
+        let kept: Vec<_> = old.isr.iter().filter(|b| new.isr.contains(b)).collect();
+        prop_assert!(old.isr.is_empty() || !kept.is_empty(), "{:?} to {:?}", old, new);
+        return Ok(());
+    }
+    prop_assert!(reassignment.removing.iter().all(|b| !new.replicas.contains(b)));
+    prop_assert!(new.leader.is_some(), "a move ended without a leader: {:?} to {:?}", old, new);
     Ok(())
 }

@@ -59,11 +59,11 @@ impl World {
     }
 
     /// Brokers 1 to 3, alive, and a topic `t` of one partition on all of them.
-    fn three() -> World {
+    pub fn three() -> World {
         Self::three_with(&[])
     }
 
-    fn three_with(configs: &[(&str, &str)]) -> World {
+    pub fn three_with(configs: &[(&str, &str)]) -> World {
         let mut world = World::empty();
         for broker in 1..=3 {
             world.registers(broker, AFTER_KILL);
@@ -88,7 +88,7 @@ impl World {
         self.does(&Command::RegisterBroker(registration(broker, self.processes, how)))
     }
 
-    fn epoch(&self, broker: i32) -> BrokerEpoch {
+    pub fn epoch(&self, broker: i32) -> BrokerEpoch {
         self.image.brokers.get(&BrokerId(broker)).map_or(BrokerEpoch(-1), |b| b.epoch)
     }
 
@@ -97,17 +97,17 @@ impl World {
         assert_eq!(self.does(&command), Answer::Done);
     }
 
-    fn fences(&mut self, brokers: &[i32]) {
+    pub fn fences(&mut self, brokers: &[i32]) {
         let brokers = brokers.iter().map(|b| (BrokerId(*b), self.epoch(*b))).collect();
         assert_eq!(self.does(&Command::FenceBrokers { brokers, reason: FenceReason::SessionExpired }), Answer::Done);
     }
 
-    fn stops(&mut self, broker: i32) {
+    pub fn stops(&mut self, broker: i32) {
         let command = Command::BeginShutdown { broker: BrokerId(broker), epoch: self.epoch(broker) };
         assert_eq!(self.does(&command), Answer::Done);
     }
 
-    fn creates(&mut self, name: &str, replicas: &[i32], configs: &[(&str, &str)]) {
+    pub fn creates(&mut self, name: &str, replicas: &[i32], configs: &[(&str, &str)]) {
         let topic = NewTopic {
             name: name.into(),
             id: TopicId(id(7)),
@@ -117,12 +117,12 @@ impl World {
         assert_eq!(self.does(&Command::CreateTopics { topics: vec![topic] }), Answer::Topics(vec![Ok(TopicId(id(7)))]));
     }
 
-    fn place() -> TopicPartition {
+    pub fn place() -> TopicPartition {
         TopicPartition::new(TopicId(id(7)), 0)
     }
 
     /// The leader proposes an ISR, by what the image says now; the answer to it.
-    fn proposes(&mut self, leader: i32, isr: &[i32]) -> Result<PartitionEpoch, MetadataError> {
+    pub fn proposes(&mut self, leader: i32, isr: &[i32]) -> Result<PartitionEpoch, MetadataError> {
         let partition = self.image.partition(Self::place()).unwrap();
         let proposal = IsrProposal {
             partition: Self::place(),
@@ -133,7 +133,7 @@ impl World {
         self.sends(leader, proposal)
     }
 
-    fn sends(&mut self, leader: i32, proposal: IsrProposal) -> Result<PartitionEpoch, MetadataError> {
+    pub fn sends(&mut self, leader: i32, proposal: IsrProposal) -> Result<PartitionEpoch, MetadataError> {
         let command =
             Command::AlterIsr { broker: BrokerId(leader), epoch: self.epoch(leader), proposals: vec![proposal] };
         match self.does(&command) {
@@ -143,7 +143,7 @@ impl World {
         }
     }
 
-    fn elects(&mut self, leader: i32, reason: ElectionReason) -> Result<(), MetadataError> {
+    pub fn elects(&mut self, leader: i32, reason: ElectionReason) -> Result<(), MetadataError> {
         let partition_epoch = self.image.partition(Self::place()).unwrap().partition_epoch;
         let election = Election { partition: Self::place(), partition_epoch, leader: BrokerId(leader), reason };
         match self.does(&Command::ElectLeaders { elections: vec![election] }) {
@@ -152,14 +152,14 @@ impl World {
         }
     }
 
-    fn sets(&mut self, resource: ConfigResource, name: &str, value: Option<&str>) {
+    pub fn sets(&mut self, resource: ConfigResource, name: &str, value: Option<&str>) {
         let set = BTreeMap::from([(name.to_string(), value.map(str::to_string))]);
         let answer = self.does(&Command::SetConfigs { changes: vec![ConfigChange { resource, set }] });
         assert_eq!(answer, Answer::Configs(vec![Ok(())]));
     }
 
     #[track_caller]
-    fn reads(&self, expected: &str) {
+    pub fn reads(&self, expected: &str) {
         let partition = self.image.partition(Self::place()).unwrap();
         let list = |set: &[BrokerId]| {
             let text: Vec<String> = set.iter().map(|b| b.to_string()).collect();
@@ -168,10 +168,47 @@ impl World {
         let leader = partition.leader.map_or("-".to_string(), |b| b.to_string());
         let (isr, elr) = (list(&partition.isr), list(&partition.elr));
         let (leader_epoch, epoch) = (partition.leader_epoch, partition.partition_epoch);
-        assert_eq!(format!("leader {leader} · isr {isr} · elr {elr} · epochs {leader_epoch}/{epoch}"), expected);
+        let read = format!("leader {leader} · isr {isr} · elr {elr} · epochs {leader_epoch}/{epoch}");
+        let moving = partition.reassignment.as_ref().map_or(String::new(), |r| {
+            let (target, adding, removing) = (list(&partition.target()), list(&r.adding), list(&r.removing));
+            format!(" · to {target}: adding {adding}, removing {removing}")
+        });
+        assert_eq!(format!("{read}{moving}"), expected);
         let again: Image = decode(&encode(&self.image, 1 << 20).unwrap(), 1 << 20).unwrap();
         assert_eq!(again, self.image, "a snapshot brings back the same image");
         assert_eq!(again.hash(), self.image.hash());
+    }
+
+    pub fn moves(&mut self, replicas: &[i32]) -> Result<(), MetadataError> {
+        self.reassigns(Some(replicas.iter().copied().map(BrokerId).collect()))
+    }
+
+    pub fn cancels(&mut self) -> Result<(), MetadataError> {
+        self.reassigns(None)
+    }
+
+    fn reassigns(&mut self, replicas: Option<Vec<BrokerId>>) -> Result<(), MetadataError> {
+        let partition_epoch = self.image.partition(Self::place()).unwrap().partition_epoch;
+        let change = ReassignmentChange { partition: Self::place(), partition_epoch, replicas };
+        match self.does(&Command::AlterReassignments { changes: vec![change] }) {
+            Answer::Reassignments(mut results) => results.pop().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn drains(&mut self, broker: i32, draining: bool) {
+        let command = Command::SetDraining { broker: BrokerId(broker), draining };
+        assert_eq!(self.does(&command), Answer::Done);
+    }
+
+    /// A broker beside the first three.
+    pub fn gains(&mut self, broker: i32) {
+        self.registers(broker, AFTER_KILL);
+        self.unfences(broker);
+    }
+
+    pub fn replicas(&self) -> Vec<i32> {
+        self.image.partition(Self::place()).unwrap().replicas.iter().map(|b| b.0).collect()
     }
 }
 

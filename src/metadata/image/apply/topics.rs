@@ -93,7 +93,7 @@ impl Change<'_> {
             return Err(MetadataError::UnknownBroker(*unknown));
         }
         let isr: Vec<BrokerId> = replicas.iter().copied().filter(|b| self.image.is_active(*b)).collect();
-        let leader = isr.first().copied();
+        let leader = isr.iter().copied().find(|b| !self.image.is_draining(*b)).or(isr.first().copied());
         if leader.is_none() {
             return Err(MetadataError::Invalid("no broker of an assignment is alive".into()));
         }
@@ -105,6 +105,7 @@ impl Change<'_> {
             leader_epoch: LeaderEpoch(0),
             partition_epoch: PartitionEpoch(0),
             unclean_epoch: None,
+            reassignment: None,
         })
     }
 

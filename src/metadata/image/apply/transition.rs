@@ -1,11 +1,11 @@
 //! What becomes of one partition: pure decisions over its state and who is alive in the image
-//! (REPLICATION rules 7, 8, 9, 11, 17).
+//! (REPLICATION rules 7, 8, 9, 11, 12, 17).
 //!
 //! A decision names the next ISR and leader; [`settle`] works out what follows from them: the ELR and the epochs.
 
 use crate::ids::*;
 use crate::metadata::image::Image;
-use crate::metadata::image::topics::Partition;
+use crate::metadata::image::topics::{Partition, Reassignment, counted_replicas};
 
 /// The next state of a partition, as decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,18 +16,32 @@ pub struct Next {
     pub lost: Vec<BrokerId>,
     /// The leader was chosen outside ISR and ELR: what the others hold is no longer a prefix of the truth.
     pub unclean: bool,
+    /// Another replica set; `isr` and `leader` are of this one.
+    pub replicas: Option<ReplicaSet>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSet {
+    pub replicas: Vec<BrokerId>,
+    pub reassignment: Option<Box<Reassignment>>,
 }
 
 impl Next {
     pub fn new(isr: Vec<BrokerId>, leader: Option<BrokerId>) -> Next {
-        Next { isr, leader, lost: Vec::new(), unclean: false }
+        Next { isr, leader, lost: Vec::new(), unclean: false, replicas: None }
     }
 }
 
 /// The partition after a decision. Rule 8: a large enough ISR empties the ELR, a smaller one keeps eligible whoever was
-/// in sync or eligible before and has not lost its data. A changed leader, even to none, begins a new leader epoch.
-pub fn settle(old: &Partition, next: Next, min_isr: usize) -> Partition {
-    let in_order = |keep: &dyn Fn(BrokerId) -> bool| old.replicas.iter().copied().filter(|b| keep(*b)).collect();
+/// in sync or eligible before and has not lost its data. A changed leader, even to none, begins a new leader epoch; so
+/// does a replica that leaves the set, since a fetch of its old log, delayed until it is a replica again with an empty one,
+/// must not count. `min_isr` gives the effective minimum of a replica count.
+pub fn settle(old: &Partition, next: Next, min_isr: impl Fn(usize) -> usize) -> Partition {
+    let Next { isr, leader, lost, unclean, replicas } = next;
+    let ReplicaSet { replicas, reassignment } = replicas.unwrap_or_else(|| set_of(old));
+    let min_isr = min_isr(counted_replicas(&replicas, reassignment.as_deref()));
+    let next = Next { isr, leader, lost, unclean, replicas: None };
+    let in_order = |keep: &dyn Fn(BrokerId) -> bool| replicas.iter().copied().filter(|b| keep(*b)).collect();
     let isr: Vec<BrokerId> = in_order(&|b| next.isr.contains(&b));
     assert_eq!(isr.len(), next.isr.len(), "an ISR holds replicas only, each once");
     assert!(next.leader.is_none_or(|leader| isr.contains(&leader)), "a leader is in its ISR");
@@ -36,18 +50,31 @@ pub fn settle(old: &Partition, next: Next, min_isr: usize) -> Partition {
     } else {
         in_order(&|b| (old.elr.contains(&b) || old.isr.contains(&b)) && !isr.contains(&b) && !next.lost.contains(&b))
     };
-    let new_epoch = next.leader != old.leader || next.unclean;
+    let someone_left = old.replicas.iter().any(|b| !replicas.contains(b));
+    let new_epoch = next.leader != old.leader || next.unclean || someone_left;
     let leader_epoch = if new_epoch { old.leader_epoch.next() } else { old.leader_epoch };
-    let changed = new_epoch || isr != old.isr || elr != old.elr;
+    let changed =
+        new_epoch || isr != old.isr || elr != old.elr || replicas != old.replicas || reassignment != old.reassignment;
     Partition {
-        replicas: old.replicas.clone(),
+        replicas,
         isr,
         elr,
         leader: next.leader,
         leader_epoch,
         partition_epoch: if changed { old.partition_epoch.next() } else { old.partition_epoch },
         unclean_epoch: if next.unclean { Some(leader_epoch) } else { old.unclean_epoch },
+        reassignment,
     }
+}
+
+pub fn set_of(partition: &Partition) -> ReplicaSet {
+    ReplicaSet { replicas: partition.replicas.clone(), reassignment: partition.reassignment.clone() }
+}
+
+/// The first of `from` that may lead; one that is being drained only where no other may.
+pub fn heir(from: impl Iterator<Item = BrokerId> + Clone, image: &Image) -> Option<BrokerId> {
+    let mut active = from.filter(|b| image.is_active(*b));
+    active.clone().find(|b| !image.is_draining(*b)).or_else(|| active.next())
 }
 
 /// After brokers were fenced, and `lost` (of them) came back without their data.
@@ -58,9 +85,8 @@ pub fn settle(old: &Partition, next: Next, min_isr: usize) -> Partition {
 pub fn depart(old: &Partition, lost: &[BrokerId], image: &Image) -> Next {
     let kept = |b: &BrokerId| !lost.contains(b);
     let remaining: Vec<BrokerId> = old.isr.iter().copied().filter(kept).filter(|b| image.is_alive(*b)).collect();
-    let first = |of: &[BrokerId]| {
-        old.replicas.iter().copied().find(|b| of.contains(b) && !lost.contains(b) && image.is_active(*b))
-    };
+    let first =
+        |of: &[BrokerId]| heir(old.replicas.iter().copied().filter(|b| of.contains(b) && !lost.contains(b)), image);
     let staying = old.leader.filter(|leader| remaining.contains(leader));
     let mut next = if let Some(leader) = staying.or_else(|| first(&remaining)) {
         Next::new(remaining, Some(leader))
@@ -97,13 +123,23 @@ pub fn hand_over(old: &Partition, broker: BrokerId, min_isr: usize, image: &Imag
     }
     let others: Vec<BrokerId> = old.isr.iter().copied().filter(|b| *b != broker).collect();
     let leader = if old.leader == Some(broker) {
-        let heir = old.replicas.iter().copied().find(|b| others.contains(b) && image.is_active(*b));
+        let heir = heir(old.replicas.iter().copied().filter(|b| others.contains(b)), image);
         Some(heir.unwrap_or(broker))
     } else {
         old.leader
     };
     let leaves = leader.is_some_and(|leader| leader != broker) && others.len() >= min_isr;
     Some(Next::new(if leaves { others } else { old.isr.clone() }, leader))
+}
+
+/// After draining `broker` began: another in-sync replica leads, if one may that is not drained too. The ISR stays.
+pub fn drain(old: &Partition, broker: BrokerId, image: &Image) -> Option<Next> {
+    if old.leader != Some(broker) {
+        return None;
+    }
+    let in_sync = old.replicas.iter().copied().filter(|b| *b != broker && old.isr.contains(b));
+    let heir = heir(in_sync, image).filter(|b| !image.is_draining(*b))?;
+    Some(Next::new(old.isr.clone(), Some(heir)))
 }
 
 /// A person's or the controller's choice of `leader`, clean if it is in the ISR, or in the ELR of a partition without a
