@@ -1,7 +1,8 @@
 //! For operators: gRPC with reflection and health, and two plain HTTP pages for probes, on one port.
 //!
 //! ```text
-//! admin port ─→ door (by path) ─┬→ Cluster, Topics, Groups   read the image; changes go as intents to the controller
+//! admin port ─→ door (by path) ─┬→ Cluster, Topics, Groups,
+//!                            │  Quorum                    read the image; changes go as intents to the controller
 //!                               ├→ Events.Watch              kept history, then updates, pulled at the reader's pace
 //!                               ├→ health, reflection
 //!                               └→ /healthz, /readyz         HTTP/1 too
@@ -14,6 +15,7 @@ mod errors;
 mod events;
 mod groups;
 pub mod proto;
+mod quorum;
 pub mod server;
 mod topics;
 mod watch;

@@ -7,7 +7,9 @@ use super::proto::DESCRIPTORS;
 use super::proto::cluster_server::ClusterServer;
 use super::proto::events_server::EventsServer;
 use super::proto::groups_server::GroupsServer;
+use super::proto::quorum_server::QuorumServer;
 use super::proto::topics_server::TopicsServer;
+use super::quorum::QuorumService;
 use super::topics::TopicsService;
 use super::watch::EventsService;
 use crate::config::broker::{ListenerConfig, NodeConfig};
@@ -56,6 +58,7 @@ pub async fn serve(
     let broken = |error: tonic_reflection::server::Error| io::Error::other(format!("descriptors: {error}"));
     let door = Routes::new()
         .with(ClusterServer::new(ClusterService { node, quorum: parts.quorum.clone() }))
+        .with(QuorumServer::new(QuorumService { controller: parts.controller.clone() }))
         .with(TopicsServer::new(TopicsService {
             node,
             quorum: parts.quorum.clone(),
@@ -102,6 +105,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name(<ClusterServer<ClusterService> as NamedService>::NAME)
+        .with_service_name(<QuorumServer<QuorumService> as NamedService>::NAME)
         .with_service_name(<TopicsServer<TopicsService> as NamedService>::NAME)
         .with_service_name(<GroupsServer<GroupsService> as NamedService>::NAME)
         .with_service_name(<EventsServer<EventsService> as NamedService>::NAME)
@@ -115,9 +119,10 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 
 /// Never ends: the last word stays in force when the sender is gone.
 async fn follow_readiness(reporter: HealthReporter, mut ready: watch::Receiver<bool>) {
-    const SERVICES: [&str; 5] = [
+    const SERVICES: [&str; 6] = [
         "",
         <ClusterServer<ClusterService> as NamedService>::NAME,
+        <QuorumServer<QuorumService> as NamedService>::NAME,
         <TopicsServer<TopicsService> as NamedService>::NAME,
         <GroupsServer<GroupsService> as NamedService>::NAME,
         <EventsServer<EventsService> as NamedService>::NAME,
@@ -163,7 +168,7 @@ mod tests {
         };
         let mut names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
         names.sort();
-        let ours = ["Cluster", "Events", "Groups", "Topics"].map(|name| format!("highwater.admin.v1.{name}"));
+        let ours = ["Cluster", "Events", "Groups", "Quorum", "Topics"].map(|name| format!("highwater.admin.v1.{name}"));
         assert!(ours.iter().all(|name| names.contains(name)), "{names:?}");
         assert!(names.contains(&"grpc.health.v1.Health".to_string()));
         assert!(!names.iter().any(|name| name.contains("raft")), "what this port does not serve is not listed");

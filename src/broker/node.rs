@@ -7,7 +7,7 @@ use crate::admin::server::{self as admin, AdminParts};
 use crate::cluster::channel::Channel;
 use crate::cluster::node::Node;
 use crate::cluster::session::{self, SessionParts};
-use crate::cluster::{formation, server};
+use crate::cluster::{formation, refill, server};
 use crate::config::broker::{ListenerConfig, NodeConfig};
 use crate::controller::controller::Controller;
 use crate::controller::liveness::Timing;
@@ -21,7 +21,7 @@ use crate::log::folder::LogFolder;
 use crate::metadata::command::BrokerRegistration;
 use crate::metadata::image::Image;
 use crate::metadata::intent::ControllerChannel;
-use crate::metadata::quorum::{Quorum, QuorumConfig};
+use crate::metadata::quorum::{Quorum, QuorumConfig, RANKS};
 use crate::metadata::raft::types::RaftNodeId;
 use crate::platform::network;
 use crate::replica::follower::ReplicaConfig;
@@ -270,8 +270,11 @@ impl Running {
     async fn form(&mut self, node: &Node) -> Result<(), BrokerError> {
         let (forming, config) = (node.clone(), self.config.clone());
         let formed = self.control.run(async move { formation::form(&forming, &config).await });
-        let cluster = formed.await.ok_or_else(stopped_early)??;
+        let (cluster, lost) = formed.await.ok_or_else(stopped_early)??;
         self.folder.remember_cluster(cluster)?;
+        let stop = || self.control_stop.subscribe();
+        self.control.handle().spawn(formation::announce(node.clone(), self.config.clone(), stop()));
+        self.control.handle().spawn(refill::follow(node.clone(), lost, stop()));
         tracing::info!(%cluster, node = %self.config.node_id, directory = %self.folder.directory_id(), "in the cluster");
         Ok(())
     }
@@ -449,11 +452,14 @@ fn session_timeout(config: &NodeConfig) -> Duration {
     Duration::from_millis(u64::try_from(config.kafka.int("broker.session.timeout.ms")).unwrap_or(1_500))
 }
 
-/// This node's place among the initial controllers: each has an election timeout of its own.
+/// This node's place among the initial controllers: each has an election timeout of its own. One that votes only later
+/// gets one of the places left over, by its id, as nothing better is known before it votes.
 fn rank(config: &NodeConfig) -> u32 {
     let mut ids: Vec<BrokerId> = config.controllers.iter().map(|(id, _)| *id).collect();
     ids.sort();
-    let place = ids.iter().position(|id| *id == config.node_id).unwrap_or(ids.len());
+    let left_over = RANKS.saturating_sub(ids.len()).max(1);
+    let later = || ids.len() + usize::try_from(config.node_id.0).unwrap_or(0) % left_over;
+    let place = ids.iter().position(|id| *id == config.node_id).unwrap_or_else(later);
     u32::try_from(place).unwrap_or(0)
 }
 

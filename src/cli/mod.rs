@@ -3,7 +3,7 @@
 //! ```text
 //! command ─┬→ serve ─→ broker::run
 //!          ├→ dev ───→ child processes of this executable (folder, process, up, control, demo)
-//!          ├→ cluster, topic, group ─→ reach ─→ admin port (gRPC)      watcher resumes over all nodes
+//!          ├→ cluster, quorum, topic, group ─→ reach ─→ admin port (gRPC)      watcher resumes over all nodes
 //!          └→ produce, consume ──────→ client ─→ Kafka port
 //! ```
 
@@ -18,6 +18,7 @@ mod group;
 mod logging;
 mod output;
 mod produce;
+mod quorum;
 mod reach;
 mod serve;
 mod topic;

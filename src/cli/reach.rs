@@ -114,6 +114,7 @@ pub fn refused(status: &tonic::Status) -> anyhow::Error {
 
 pub type ClusterClient = proto::cluster_client::ClusterClient<Channel>;
 pub type TopicsClient = proto::topics_client::TopicsClient<Channel>;
+pub type QuorumClient = proto::quorum_client::QuorumClient<Channel>;
 pub type GroupsClient = proto::groups_client::GroupsClient<Channel>;
 
 impl Reach {
@@ -122,6 +123,9 @@ impl Reach {
     }
     pub async fn topics(&self) -> anyhow::Result<TopicsClient> {
         Ok(TopicsClient::new(self.admin().await?).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+    pub async fn quorum(&self) -> anyhow::Result<QuorumClient> {
+        Ok(QuorumClient::new(self.admin().await?).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
     pub async fn groups(&self) -> anyhow::Result<GroupsClient> {
         Ok(GroupsClient::new(self.admin().await?).max_decoding_message_size(MESSAGE_BYTES_MAX))

@@ -59,9 +59,10 @@ fn is_idempotent(intent: &Intent) -> bool {
         | Intent::AllocateProducerIds { .. }
         | Intent::BeginShutdown { .. }
         | Intent::FenceSelf { .. }
-        | Intent::ElectPreferred { .. } => true,
+        | Intent::ElectPreferred { .. }
+        | Intent::DescribeQuorum => true,
         Intent::CreateTopics { validate_only, .. } | Intent::CreatePartitions { validate_only, .. } => *validate_only,
-        Intent::DeleteTopics { .. } | Intent::SetGroup(_) => false,
+        Intent::DeleteTopics { .. } | Intent::SetGroup(_) | Intent::ChangeVoters(_) => false,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::election::{self, PreferredElections};
 use super::placement::{self, Load};
 use super::plan::{Item, PARTITIONS_PER_COMMAND_MAX, Packer, Plan};
+use super::voters::VoterChanges;
 use super::{configs, isr_change, producer_ids, topics};
 use crate::config::broker::NodeConfig;
 use crate::ids::*;
@@ -11,6 +12,7 @@ use crate::metadata::image::Image;
 use crate::metadata::intent::{Intent, IntentAnswer, IntentError};
 use crate::metadata::quorum::{ProposeError, Quorum};
 use crate::metadata::raft::types::RaftNodeId;
+use crate::metadata::voters::QuorumReport;
 use crate::platform::{clock, random};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -62,11 +64,12 @@ pub struct Controller {
     quorum: Quorum,
     config: Arc<NodeConfig>,
     loads: Mutex<Option<CountedLoads>>,
+    voter_changes: VoterChanges,
 }
 
 impl Controller {
     pub fn new(quorum: Quorum, config: Arc<NodeConfig>) -> Controller {
-        Controller { quorum, config, loads: Mutex::new(None) }
+        Controller { quorum, config, loads: Mutex::new(None), voter_changes: VoterChanges::default() }
     }
 
     /// Commits what the intent asks for. Answers once applied here, with the index at which the answer holds.
@@ -131,6 +134,14 @@ impl Controller {
             }
             Intent::ElectPreferred { partitions } => {
                 self.commit_results(&image, elections_asked(&image, partitions)).await
+            }
+            Intent::DescribeQuorum => {
+                let report = QuorumReport::of(self.quorum.me(), &self.quorum.status(), clock::wall_ms());
+                Ok((image.index, IntentAnswer::Quorum(report)))
+            }
+            Intent::ChangeVoters(change) => {
+                let result = self.voter_changes.make(&self.quorum, change).await?;
+                Ok((image.index, IntentAnswer::Voters(result)))
             }
         }
     }

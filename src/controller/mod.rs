@@ -8,6 +8,7 @@
 //!             └─ placement
 //! heartbeats, lost connections, dials, ticks ─→ liveness ─→ effects (dial, fence, unfence)
 //! image deltas ─→ election (preferred leaders) ─→ ElectLeaders
+//! ChangeVoters ─→ voters (one change at a time) ─→ Quorum::change_voters
 //! ```
 
 pub mod configs;
@@ -20,6 +21,7 @@ pub mod placement;
 pub mod plan;
 pub mod producer_ids;
 pub mod topics;
+mod voters;
 
 #[cfg(test)]
 mod testing;

@@ -40,7 +40,10 @@ pub const DESCRIBE_CONFIGS: i16 = 32;
 pub const CREATE_PARTITIONS: i16 = 37;
 pub const DELETE_GROUPS: i16 = 42;
 pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
+pub const DESCRIBE_QUORUM: i16 = 55;
 pub const DESCRIBE_CLUSTER: i16 = 60;
+pub const ADD_RAFT_VOTER: i16 = 80;
+pub const REMOVE_RAFT_VOTER: i16 = 81;
 
 const fn client(key: i16, min: i16, max: i16) -> Api {
     Api { key, advertised_min: min, min, max, for_replicas: false }
@@ -75,7 +78,10 @@ pub const TABLE: &[Api] = &[
     client(CREATE_PARTITIONS, 0, 3),
     client(DELETE_GROUPS, 0, 2),
     client(INCREMENTAL_ALTER_CONFIGS, 0, 1),
+    client(DESCRIBE_QUORUM, 0, 2),
     client(DESCRIBE_CLUSTER, 0, 2),
+    client(ADD_RAFT_VOTER, 0, 1),
+    client(REMOVE_RAFT_VOTER, 0, 0),
 ];
 
 /// The served APIs of a kind of listener.
@@ -90,7 +96,7 @@ pub fn find(key: i16, is_replica_listener: bool) -> Option<&'static Api> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::handlers::offset_requests;
+    use crate::kafka::handlers::{offset_requests, quorum};
     use crate::wire::guard;
     use kafka_protocol::messages::ApiKey;
 
@@ -99,11 +105,15 @@ mod tests {
         assert!(TABLE.windows(2).all(|pair| pair[0].key < pair[1].key));
         for api in TABLE {
             let known = ApiKey::try_from(api.key).expect("a known key").valid_versions();
-            assert!(known.min <= api.min && api.max <= known.max, "key {}: {known} is known", api.key);
+            let newest = if api.key == ADD_RAFT_VOTER { quorum::WITH_ACK } else { known.max };
+            assert!(known.min <= api.min && api.max <= newest, "key {}: {known} is known", api.key);
             assert!(api.advertised_min <= api.min && api.min <= api.max, "key {}", api.key);
             let guarded = guard::request_api(api.key).expect("a guarded key");
-            let by_hand =
-                |version| matches!(api.key, OFFSET_COMMIT | OFFSET_FETCH) && version == offset_requests::BY_ID;
+            let by_hand = |version| match api.key {
+                OFFSET_COMMIT | OFFSET_FETCH => version == offset_requests::BY_ID,
+                ADD_RAFT_VOTER => version == quorum::WITH_ACK,
+                _ => false,
+            };
             assert!((api.min..=api.max).all(|version| guarded.knows(version) || by_hand(version)), "key {}", api.key);
             assert!(api.advertised_min == api.min || api.key == PRODUCE, "key {}", api.key);
         }

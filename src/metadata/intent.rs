@@ -5,6 +5,7 @@
 //! has applied the answer's index, so that a client that created a topic sees it on the node it asked.
 
 use super::command::*;
+use super::voters::{QuorumReport, VoterChange, VoterError, VoterOutcome};
 use crate::ids::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -52,6 +53,9 @@ pub enum Intent {
     ElectPreferred {
         partitions: Vec<TopicPartition>,
     },
+    /// How far each member of the quorum is: only the controller knows.
+    DescribeQuorum,
+    ChangeVoters(VoterChange),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,6 +86,8 @@ pub enum IntentAnswer {
     Isr(Vec<Result<PartitionEpoch, IntentError>>),
     Results(Vec<Result<(), IntentError>>),
     ProducerIds { first: ProducerId, count: i64 },
+    Quorum(QuorumReport),
+    Voters(Result<VoterOutcome, VoterError>),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use super::history::HistoryGone;
 use super::image::Image;
 use super::publisher::Publisher;
 use super::raft::client::Transport;
+use super::raft::contacts::Contacts;
 use super::raft::identity::{ClusterIdentity, WrongCluster};
 use super::raft::log_store::{LogStore, LogStoreError, SyncFile};
 use super::raft::server::RaftService;
@@ -13,6 +14,7 @@ use super::raft::snapshot::SnapshotError;
 use super::raft::state_machine::StateMachine;
 use super::raft::types::*;
 use crate::ids::*;
+use crate::platform::clock;
 use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
 use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +28,8 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::timeout as within;
 
 const HEARTBEAT_MS: u64 = 50;
+/// Different election timeouts; ranks beyond share them.
+pub const RANKS: usize = 5;
 /// Entries between snapshots, and kept after one for followers that are a little behind.
 const SNAPSHOT_ENTRIES: u64 = 10_000;
 const KEPT_ENTRIES: u64 = 1_000;
@@ -35,7 +39,8 @@ const APPEND_ENTRIES_MAX: u64 = 256;
 const SNAPSHOT_PIECE_MS: u64 = 10_000;
 /// A member may become a voter when it is this close to the end of the log.
 const CAUGHT_UP_ENTRIES: u64 = 1_000;
-const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Below what a caller on another node waits for the controller.
+const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(5);
 const FORM_TIMEOUT: Duration = Duration::from_secs(2);
 const FORM_RETRY: Duration = Duration::from_millis(50);
 
@@ -106,13 +111,17 @@ pub enum StartError {
 }
 
 /// One voter or learner as the quorum's leader sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct QuorumMember {
     pub node: RaftNodeId,
     pub address: String,
     pub voter: bool,
-    /// Known on the leader only.
+    /// The end of its log. Known on the leader only, as are the next two.
     pub matched: Option<RaftIndex>,
+    /// How long ago it last answered the leader.
+    pub heard: Option<Duration>,
+    /// How long ago it last held all of the leader's log.
+    pub caught_up: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -151,6 +160,7 @@ struct Core {
     publisher: Arc<Publisher>,
     leadership: watch::Sender<Leadership>,
     cluster: Arc<ClusterIdentity>,
+    contacts: Arc<Contacts>,
     stopping: AtomicBool,
 }
 
@@ -175,13 +185,14 @@ impl Quorum {
         for known in config.cluster_id.into_iter().chain(named) {
             cluster.adopt(known)?;
         }
-        let transport = Transport::new(cluster.clone());
+        let contacts = Arc::new(Contacts::default());
+        let transport = Transport::new(cluster.clone(), contacts.clone());
         let raft = Raft::new(config.me, Arc::new(raft_config(config.rank)?), transport, log, machine)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let service = RaftService::new(raft.clone(), config.me, cluster.clone());
         let (leadership, stopping) = (watch::Sender::new(Leadership::default()), AtomicBool::new(false));
-        let core = Arc::new(Core { raft, me: config.me, publisher, leadership, cluster, stopping });
+        let core = Arc::new(Core { raft, me: config.me, publisher, leadership, cluster, contacts, stopping });
         tokio::spawn(follow_leadership(core.clone()));
         Ok((Quorum { core }, service))
     }
@@ -261,12 +272,29 @@ impl Quorum {
             let replication = metrics.replication.as_ref()?;
             replication.get(node)?.map(|id| RaftIndex(id.index))
         };
-        let members = membership.nodes().map(|(node, at)| QuorumMember {
-            node: *node,
-            address: at.address.clone(),
-            voter: voters.contains(node),
-            matched: if *node == self.core.me { metrics.last_log_index.map(RaftIndex) } else { matched(node) }
-                .filter(|_| metrics.replication.is_some()),
+        let now = clock::now();
+        let last = metrics.last_log_index.map(RaftIndex);
+        let members = membership.nodes().map(|(node, at)| {
+            let mut member = QuorumMember {
+                node: *node,
+                address: at.address.clone(),
+                voter: voters.contains(node),
+                ..Default::default()
+            };
+            if metrics.replication.is_none() {
+                return member;
+            }
+            if *node == self.core.me {
+                (member.matched, member.heard, member.caught_up) = (last, Some(Duration::ZERO), Some(Duration::ZERO));
+                return member;
+            }
+            let ages = self.core.contacts.ages(*node, now);
+            member.matched = matched(node);
+            member.heard = ages.heard;
+            // What it holds now it held at its newest answer.
+            member.caught_up =
+                if member.matched.is_some() && member.matched >= last { ages.heard } else { ages.caught_up };
+            member
         });
         let applied = RaftIndex(metrics.last_applied.map_or(0, |id| id.index));
         QuorumStatus {
@@ -394,6 +422,16 @@ impl Quorum {
         if self.core.stopping.load(Ordering::Acquire) { std::future::pending().await } else { why }
     }
 
+    /// Stands for election at once, in a new term, whether a leader is heard or not. Gives up the promise to that leader,
+    /// so only where it asks for it.
+    pub async fn campaign(&self) -> Result<(), MembershipError> {
+        let me = self.core.me;
+        if !self.status().members.iter().any(|m| m.voter && m.node == me) {
+            return Err(MembershipError::Refused(format!("{me} is not a voter")));
+        }
+        self.core.raft.trigger().elect().await.map_err(|e| MembershipError::Fatal(e.to_string()))
+    }
+
     /// Stops the Raft core. The folder's lock is released a moment after the last clone is gone.
     pub async fn shutdown(&self) {
         self.core.stopping.store(true, Ordering::Release);
@@ -409,7 +447,7 @@ impl Quorum {
 }
 
 fn raft_config(rank: u32) -> Result<Config, StartError> {
-    let step = u64::from(rank % 5) * 60;
+    let step = (u64::from(rank) % RANKS as u64) * 60;
     let config = Config {
         cluster_name: "metadata".into(),
         heartbeat_interval: HEARTBEAT_MS,
@@ -431,7 +469,11 @@ fn raft_config(rank: u32) -> Result<Config, StartError> {
 async fn follow_leadership(core: Arc<Core>) {
     let mut metrics = core.raft.metrics();
     loop {
-        let now = leadership(&metrics.borrow_and_update(), core.me);
+        let now = {
+            let metrics = metrics.borrow_and_update();
+            note_caught_up(&core.contacts, &metrics);
+            leadership(&metrics, core.me)
+        };
         let before = *core.leadership.borrow();
         if now != before {
             if now.leader != before.leader || (now.leader.is_some() && now.term != before.term) {
@@ -446,6 +488,17 @@ async fn follow_leadership(core: Arc<Core>) {
         if metrics.changed().await.is_err() {
             core.leadership.send_replace(Leadership { leader: None, is_controller: false, ..now });
             return;
+        }
+    }
+}
+
+/// On the leader: who holds all of its log. The metrics change at least as often as peers answer.
+fn note_caught_up(contacts: &Contacts, metrics: &openraft::RaftMetrics<RaftNodeId, RaftNode>) {
+    let Some(replication) = &metrics.replication else { return };
+    contacts.retain(|peer| replication.contains_key(peer));
+    for (peer, matched) in replication {
+        if matched.is_some() && matched.map(|id| id.index) >= metrics.last_log_index {
+            contacts.caught_up(*peer);
         }
     }
 }

@@ -20,4 +20,5 @@ pub mod offsets;
 pub mod produce;
 pub mod produce_legacy;
 pub mod produce_records;
+pub mod quorum;
 pub mod topics;

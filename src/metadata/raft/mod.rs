@@ -11,6 +11,7 @@
 //! belongs beside `server`, which sees every vote request first, and `client`, which sees connections break.
 
 pub mod client;
+pub mod contacts;
 mod folder;
 pub mod identity;
 pub mod log_store;

@@ -18,7 +18,8 @@ macro_rules! for_each_api {
             DescribeGroupsRequest, ListGroupsRequest, ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
             InitProducerIdRequest, OffsetForLeaderEpochRequest, DescribeConfigsRequest, AlterConfigsRequest,
             CreatePartitionsRequest, DeleteGroupsRequest, IncrementalAlterConfigsRequest, OffsetDeleteRequest,
-            DescribeClusterRequest, DescribeTopicPartitionsRequest);
+            DescribeQuorumRequest, DescribeClusterRequest, DescribeTopicPartitionsRequest, AddRaftVoterRequest,
+            RemoveRaftVoterRequest);
         for table in [requests::REQUESTS, responses::RESPONSES] {
             assert_eq!(table.iter().map(|api| api.key).collect::<Vec<_>>(), keys);
         }
