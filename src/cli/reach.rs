@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn what_is_given_wins_over_the_dev_cluster_and_that_over_the_defaults() {
-        let dev = ClusterFile { nodes: 2, port: 19_092, set: Default::default() };
+        let dev = ClusterFile { nodes: 2, port: 19_092, set: Default::default(), racks: Vec::new() };
         assert_eq!(Reach::resolve(&global(None), None).admin, ["127.0.0.1:9094"]);
         let found = Reach::resolve(&global(None), Some(&dev));
         assert_eq!(found.admin, ["127.0.0.1:19094", "127.0.0.1:19104"]);

@@ -109,6 +109,11 @@ impl LeaderState {
         self.isr.contains(&broker)
     }
 
+    /// The other replicas, in replica order.
+    pub fn followers(&self) -> impl Iterator<Item = &Progress> {
+        self.others.iter()
+    }
+
     pub fn is_under_replicated(&self) -> bool {
         self.isr.len() <= self.others.len()
     }

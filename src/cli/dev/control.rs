@@ -251,7 +251,7 @@ mod tests {
         let missing = open(&place.path().join("nowhere"), 1).unwrap_err().to_string();
         assert!(missing.contains("nowhere") && missing.contains("highwater dev --dir"), "{missing}");
         let folder = Folder::create(place.path()).unwrap();
-        folder.write_nodes(&ClusterFile { nodes: 3, port: 9092, set: BTreeMap::new() }).unwrap();
+        folder.write_nodes(&ClusterFile { nodes: 3, port: 9092, set: BTreeMap::new(), racks: Vec::new() }).unwrap();
         let unknown = open(place.path(), 4).unwrap_err().to_string();
         assert!(unknown.contains("no node 4") && unknown.contains("1 to 3"), "{unknown}");
         let stopped = running(&folder, 2, place.path()).unwrap_err().to_string();
