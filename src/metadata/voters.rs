@@ -94,7 +94,9 @@ pub enum VoterError {
 impl VoterError {
     /// Nothing happened, and the same may succeed in a moment.
     pub fn is_passing(&self) -> bool {
-        matches!(self, VoterError::NotCaughtUp { .. } | VoterError::Unreachable(_) | VoterError::InProgress)
+        use VoterError::{InProgress, NotCaughtUp, NotLost, Unreachable};
+        // A folder that was lost a moment ago answered a moment ago.
+        matches!(self, NotCaughtUp { .. } | Unreachable(_) | NotLost(_) | InProgress)
     }
 }
 
