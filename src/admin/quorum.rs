@@ -99,7 +99,7 @@ fn describe(report: &QuorumReport) -> DescribeQuorumResponse {
         committed_index: report.committed.0,
         members: members.into_iter().map(replica).collect(),
         now_ms: report.now_ms,
-        warning: voters::warning(report.voters()),
+        warning: report.warning(),
     }
 }
 
@@ -128,6 +128,7 @@ mod tests {
                 member(2, true, Some(RaftIndex(10))),
                 member(3, true, Some(RaftIndex(4))),
             ],
+            half_way: false,
             now_ms: 1,
         };
         let told = describe(&report);

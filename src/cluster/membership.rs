@@ -160,7 +160,15 @@ fn is_from(answer: &DescribeAnswer, id: RaftNodeId) -> bool {
     answer.node_id == id.node.0 && answer.directory_id == id.directory.to_string()
 }
 
-/// While this node is the controller: hands over if it votes no more, and gives a wiped controller's vote to its new identity, once that has caught up.
+/// A change of voters stands half way since the last look: whoever made its first step is gone.
+async fn finish_change(node: &Node) {
+    match node.quorum.finish_change().await {
+        Ok(()) => tracing::info!("finished a change of the voters that an earlier controller had begun"),
+        Err(error) => tracing::warn!(%error, "could not finish a change of the voters; will try again"),
+    }
+}
+
+/// While this node is the controller: ends what an earlier one left half way, hands over if it votes no more, and gives a wiped controller's vote to its new identity, once that has caught up.
 ///
 /// Why this is safe without a person: the change goes through joint consensus, which commits only with a majority of the
 /// *old* voters, so it cannot take effect where the remaining voters could not have committed anything anyway; the new
@@ -170,6 +178,7 @@ fn is_from(answer: &DescribeAnswer, id: RaftNodeId) -> bool {
 /// nothing answers with the old one. Should the old folder come back, it is no voter any more: it only learns.
 pub async fn run(node: Node, mut stop: watch::Receiver<bool>) {
     let mut seen = BTreeMap::<(RaftNodeId, RaftNodeId), u32>::new();
+    let mut half_way = None;
     let mut tick = tokio::time::interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -179,6 +188,14 @@ pub async fn run(node: Node, mut stop: watch::Receiver<bool>) {
         }
         if !node.leadership().is_controller {
             seen.clear();
+            half_way = None;
+            continue;
+        }
+        let before = std::mem::replace(&mut half_way, node.quorum.status().half_way.filter(|step| step.committed));
+        if half_way.is_some() {
+            if half_way == before {
+                finish_change(&node).await;
+            }
             continue;
         }
         if handover::hand_over(&node).await {

@@ -402,3 +402,32 @@ fn a_member_that_moved_is_followed() {
     assert!(matches!(cluster.submit(moving, create("after", 1)), Ok(IntentAnswer::Topics(r)) if r[0].is_ok()));
     assert_eq!(cluster.voters(moving), [1, 2, 3]);
 }
+
+#[test]
+fn a_forced_removal_waits_for_its_majority_and_ends_when_that_is_there() {
+    let mut cluster = Cluster::new(3, SESSION);
+    for id in 1..=3 {
+        cluster.start(id, 1);
+    }
+    cluster.wait_all_unfenced(3);
+    let controller = cluster.controller();
+    let [dead, leaving] = [1, 2, 3].into_iter().filter(|id| *id != controller).collect::<Vec<_>>()[..] else {
+        panic!()
+    };
+    cluster.kill(dead);
+    cluster.wait("the dead voter is missed", |cluster| {
+        let members = cluster.nodes[&controller].node.quorum.status().members;
+        members.iter().any(|m| m.node.node.0 == dead && m.heard.is_none_or(|ago| ago > voters::REACHABLE_WITHIN))
+    });
+    let remove = VoterChange::Remove { node: BrokerId(leaving), directory: None, force: true };
+    assert_eq!(cluster.change_voters(leaving, remove), Err(VoterError::Unknown), "two of the new two must agree");
+    assert!(cluster.nodes[&controller].node.quorum.status().half_way.is_some());
+    cluster.start(dead, 1);
+    cluster.wait("the change is made, whoever leads by now", |cluster| {
+        cluster.nodes.keys().all(|id| {
+            let status = cluster.nodes[id].node.quorum.status();
+            status.half_way.is_none() && cluster.voters(*id).len() == 2 && !cluster.voters(*id).contains(&leaving)
+        })
+    });
+    cluster.wait_all_unfenced(3);
+}

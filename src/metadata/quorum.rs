@@ -124,10 +124,19 @@ pub struct QuorumMember {
     pub caught_up: Option<Duration>,
 }
 
+/// The first of the two steps of changing the voters: until the second, a majority of the old ones and one of the new
+/// ones must agree to anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HalfWay {
+    pub index: RaftIndex,
+    pub committed: bool,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct QuorumStatus {
     pub leadership: Leadership,
     pub members: Vec<QuorumMember>,
+    pub half_way: Option<HalfWay>,
     pub last_log_index: RaftIndex,
     /// As far as this node has heard.
     pub committed: RaftIndex,
@@ -296,10 +305,15 @@ impl Quorum {
                 if member.matched.is_some() && member.matched >= last { ages.heard } else { ages.caught_up };
             member
         });
+        let half_way = (membership.get_joint_config().len() > 1).then(|| HalfWay {
+            index: RaftIndex(metrics.membership_config.log_id().map_or(0, |id| id.index)),
+            committed: *metrics.membership_config.log_id() <= metrics.last_applied,
+        });
         let applied = RaftIndex(metrics.last_applied.map_or(0, |id| id.index));
         QuorumStatus {
             leadership: *self.core.leadership.borrow(),
             members: members.collect(),
+            half_way,
             last_log_index: RaftIndex(metrics.last_log_index.unwrap_or(0)),
             // The core hands over what is committed at once, so what is applied stands for it.
             committed: applied,
@@ -390,10 +404,29 @@ impl Quorum {
         self.change(ChangeMembers::ReplaceAllVoters(voters), keep_as_learners).await
     }
 
+    /// The second step of a change of voters whose controller was lost after the first. Only for a committed first step,
+    /// and not while whoever made it may still be at work: both would be refused.
+    pub async fn finish_change(&self) -> Result<(), MembershipError> {
+        let goal = {
+            let metrics = self.core.raft.metrics();
+            let metrics = metrics.borrow();
+            metrics.membership_config.membership().get_joint_config().last().cloned()
+        };
+        // Whether the ones that leave are to be forgotten is not known any more: they stay as learners.
+        self.change(ChangeMembers::ReplaceAllVoters(goal.unwrap_or_default()), true).await
+    }
+
+    /// Two steps for voters, and openraft makes the second only while somebody waits for it: a task of its own does, also
+    /// after the caller was told that the outcome is unknown.
     async fn change(&self, change: ChangeMembers<RaftNodeId, RaftNode>, retain: bool) -> Result<(), MembershipError> {
         use openraft::error::ChangeMembershipError as Reason;
-        match within(MEMBERSHIP_TIMEOUT, self.core.raft.change_membership(change, retain)).await {
-            Err(_) => Err(MembershipError::Unknown(MEMBERSHIP_TIMEOUT)),
+        let raft = self.core.raft.clone();
+        let work = tokio::spawn(async move { raft.change_membership(change, retain).await });
+        let Ok(result) = within(MEMBERSHIP_TIMEOUT, work).await else {
+            return Err(MembershipError::Unknown(MEMBERSHIP_TIMEOUT));
+        };
+        match result {
+            Err(ended) => Err(MembershipError::Fatal(ended.to_string())),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::Fatal(e))) => Err(MembershipError::Fatal(e.to_string())),
             Ok(Err(RaftError::APIError(e))) => Err(match e {

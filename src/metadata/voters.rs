@@ -83,7 +83,9 @@ pub enum VoterError {
         "{0} answers: its folder is not lost. Stop whichever of the two processes is not meant to be, or give --force"
     )]
     NotLost(RaftNodeId),
-    #[error("another change of the voters is under way; retry")]
+    #[error(
+        "another change of the voters is under way, and needs a majority of those before it and of those after it; retry"
+    )]
     InProgress,
     #[error("not committed in time: it may still take effect; look at `highwater quorum describe`")]
     Unknown,
@@ -112,6 +114,9 @@ pub struct Step {
 
 /// Checks a change against what the controller sees of the quorum.
 pub fn plan(status: &QuorumStatus, change: &VoterChange) -> Result<Step, VoterError> {
+    if status.half_way.is_some() {
+        return Err(VoterError::InProgress);
+    }
     let voters: BTreeSet<RaftNodeId> = status.members.iter().filter(|m| m.voter).map(|m| m.node).collect();
     let step = match *change {
         VoterChange::Add { node, directory } => {
@@ -271,6 +276,8 @@ pub struct QuorumReport {
     pub last_log_index: RaftIndex,
     pub committed: RaftIndex,
     pub members: Vec<MemberReport>,
+    /// A change of the voters is under way: the voters are those before it and those after it.
+    pub half_way: bool,
     /// When this was told.
     pub now_ms: i64,
 }
@@ -292,18 +299,26 @@ impl QuorumReport {
             last_log_index: status.last_log_index,
             committed: status.committed,
             members: members.collect(),
+            half_way: status.half_way.is_some(),
             now_ms,
         }
     }
 
-    pub fn voters(&self) -> usize {
-        self.members.iter().filter(|m| m.voter).count()
+    /// What an operator should know of the voters.
+    pub fn warning(&self) -> Option<String> {
+        if self.half_way {
+            let why = "a change of the voters is under way: nothing is committed without a majority of those before it and \
+                       of those after it";
+            return Some(why.to_string());
+        }
+        warning(self.members.iter().filter(|m| m.voter).count())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metadata::quorum::HalfWay;
     use uuid::Uuid;
 
     fn id(node: i32, directory: u128) -> RaftNodeId {
@@ -383,6 +398,15 @@ mod tests {
         status.members[1].heard = None;
         let stuck = VoterError::NoMajority { reachable: 1, voters: 3, needed: 2 };
         assert_eq!(plan(&status, &remove(2, true)), Err(stuck), "no force commits without the old majority");
+    }
+
+    #[test]
+    fn one_change_at_a_time() {
+        let mut status = three();
+        status.half_way = Some(HalfWay { index: RaftIndex(900), committed: true });
+        assert_eq!(plan(&status, &remove(1, true)), Err(VoterError::InProgress));
+        assert!(VoterError::InProgress.is_passing());
+        assert!(QuorumReport::of(id(1, 1), &status, 0).warning().unwrap().contains("under way"));
     }
 
     #[test]

@@ -216,6 +216,7 @@ mod tests {
             last_log_index: RaftIndex(42),
             committed: RaftIndex(41),
             members: vec![member(1, true), member(2, true), member(3, false)],
+            half_way: false,
             now_ms: 1_010,
         }
     }
