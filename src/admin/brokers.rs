@@ -66,9 +66,11 @@ impl BrokersService {
         match answer.map_err(|error| errors::of_submit(&error))? {
             IntentAnswer::Done => Ok(Vec::new()),
             IntentAnswer::Results(results) => Ok(results.into_iter().filter_map(Result::err).collect()),
-            IntentAnswer::Topics(_) | IntentAnswer::Isr(_) | IntentAnswer::ProducerIds { .. } => {
-                Err(errors::of_mismatch())
-            }
+            IntentAnswer::Topics(_)
+            | IntentAnswer::Isr(_)
+            | IntentAnswer::ProducerIds { .. }
+            | IntentAnswer::Quorum(_)
+            | IntentAnswer::Voters(_) => Err(errors::of_mismatch()),
         }
     }
 }

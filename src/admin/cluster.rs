@@ -166,7 +166,7 @@ mod tests {
             node: RaftNodeId { node: BrokerId(node), directory: DirectoryId::default() },
             address: format!("c:{node}"),
             voter: true,
-            matched: None,
+            ..QuorumMember::default()
         };
         let status = QuorumStatus {
             leadership: Leadership { leader: Some(voter(9).node), term: 5, is_controller: false },

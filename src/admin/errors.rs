@@ -3,6 +3,7 @@
 use crate::metadata::command::MetadataError;
 use crate::metadata::history::HistoryGone;
 use crate::metadata::intent::{IntentError, SubmitError};
+use crate::metadata::voters::VoterError;
 use tonic::{Code, Status};
 
 /// No answer to the intent as a whole. The codes keep "nothing happened" apart from "nobody knows".
@@ -29,6 +30,24 @@ pub fn of_intent(error: &IntentError) -> Status {
         | IntentError::PreferredLeaderNotAvailable(_)
         | IntentError::EligibleLeadersNotAvailable(_)
         | IntentError::NotRemovable(_) => Code::FailedPrecondition,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// The controller did not change the voters.
+pub fn of_voter(error: &VoterError) -> Status {
+    let code = match error {
+        VoterError::AlreadyVotes(_) | VoterError::VotesWithOtherFolder { .. } => Code::AlreadyExists,
+        VoterError::NotAVoter(_) | VoterError::NotAMember(_) => Code::NotFound,
+        VoterError::Unreachable(_) | VoterError::NotCaughtUp { .. } | VoterError::InProgress => Code::Aborted,
+        VoterError::Unknown => Code::DeadlineExceeded,
+        VoterError::OtherDirectory { .. }
+        | VoterError::LastVoter(_)
+        | VoterError::WouldLoseMajority { .. }
+        | VoterError::NoMajority { .. }
+        | VoterError::NoNewFolder(_)
+        | VoterError::NotLost(_)
+        | VoterError::Refused(_) => Code::FailedPrecondition,
     };
     Status::new(code, error.to_string())
 }

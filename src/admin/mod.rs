@@ -1,7 +1,8 @@
 //! For operators: gRPC with reflection and health, and two plain HTTP pages for probes, on one port.
 //!
 //! ```text
-//! admin port ─→ door (by path) ─┬→ Cluster, Topics, Groups   read the image; changes go as intents to the controller
+//! admin port ─→ door (by path) ─┬→ Cluster, Topics, Groups,
+//!                               │  Quorum                    read the image; changes go as intents to the controller
 //!                               ├→ Brokers, Reassignments    the same; progress is asked of the replicas
 //!                               ├→ Events.Watch              kept history, then updates, pulled at the reader's pace
 //!                               ├→ health, reflection
@@ -16,6 +17,7 @@ mod errors;
 mod events;
 mod groups;
 pub mod proto;
+mod quorum;
 mod reassignments;
 pub mod server;
 mod topics;

@@ -9,8 +9,10 @@ use super::proto::brokers_server::BrokersServer;
 use super::proto::cluster_server::ClusterServer;
 use super::proto::events_server::EventsServer;
 use super::proto::groups_server::GroupsServer;
+use super::proto::quorum_server::QuorumServer;
 use super::proto::reassignments_server::ReassignmentsServer;
 use super::proto::topics_server::TopicsServer;
+use super::quorum::QuorumService;
 use super::reassignments::ReassignmentsService;
 use super::topics::TopicsService;
 use super::watch::EventsService;
@@ -68,6 +70,7 @@ pub async fn serve(
     };
     let door = Routes::new()
         .with(ClusterServer::new(ClusterService { node, quorum: parts.quorum.clone() }))
+        .with(QuorumServer::new(QuorumService { controller: parts.controller.clone() }))
         .with(TopicsServer::new(TopicsService {
             node,
             quorum: parts.quorum.clone(),
@@ -116,6 +119,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name(<ClusterServer<ClusterService> as NamedService>::NAME)
+        .with_service_name(<QuorumServer<QuorumService> as NamedService>::NAME)
         .with_service_name(<TopicsServer<TopicsService> as NamedService>::NAME)
         .with_service_name(<BrokersServer<BrokersService> as NamedService>::NAME)
         .with_service_name(<ReassignmentsServer<ReassignmentsService> as NamedService>::NAME)
@@ -131,9 +135,10 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 
 /// Never ends: the last word stays in force when the sender is gone.
 async fn follow_readiness(reporter: HealthReporter, mut ready: watch::Receiver<bool>) {
-    const SERVICES: [&str; 7] = [
+    const SERVICES: [&str; 8] = [
         "",
         <ClusterServer<ClusterService> as NamedService>::NAME,
+        <QuorumServer<QuorumService> as NamedService>::NAME,
         <TopicsServer<TopicsService> as NamedService>::NAME,
         <GroupsServer<GroupsService> as NamedService>::NAME,
         <BrokersServer<BrokersService> as NamedService>::NAME,
@@ -181,7 +186,7 @@ mod tests {
         };
         let mut names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
         names.sort();
-        let ours = ["Brokers", "Cluster", "Events", "Groups", "Reassignments", "Topics"]
+        let ours = ["Brokers", "Cluster", "Events", "Groups", "Quorum", "Reassignments", "Topics"]
             .map(|name| format!("highwater.admin.v1.{name}"));
         assert!(ours.iter().all(|name| names.contains(name)), "{names:?}");
         assert!(names.contains(&"grpc.health.v1.Health".to_string()));

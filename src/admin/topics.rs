@@ -129,7 +129,10 @@ impl TopicsService {
                 Some(item) => item.map(|()| None).map_err(|error| errors::of_intent(&error)),
                 None => Err(errors::of_mismatch()),
             },
-            IntentAnswer::Isr(_) | IntentAnswer::ProducerIds { .. } => Err(errors::of_mismatch()),
+            IntentAnswer::Isr(_)
+            | IntentAnswer::ProducerIds { .. }
+            | IntentAnswer::Quorum(_)
+            | IntentAnswer::Voters(_) => Err(errors::of_mismatch()),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::cluster::channel::Channel;
 use crate::cluster::node::Node;
 use crate::cluster::session::{self, SessionParts};
 use crate::cluster::states::{Asker, LocalReplicas};
-use crate::cluster::{formation, server};
+use crate::cluster::{formation, refill, server};
 use crate::config::broker::{ListenerConfig, NodeConfig};
 use crate::controller::controller::Controller;
 use crate::controller::liveness::Timing;
@@ -272,8 +272,11 @@ impl Running {
     async fn form(&mut self, node: &Node) -> Result<(), BrokerError> {
         let (forming, config) = (node.clone(), self.config.clone());
         let formed = self.control.run(async move { formation::form(&forming, &config).await });
-        let cluster = formed.await.ok_or_else(stopped_early)??;
+        let (cluster, lost) = formed.await.ok_or_else(stopped_early)??;
         self.folder.remember_cluster(cluster)?;
+        let stop = || self.control_stop.subscribe();
+        self.control.handle().spawn(formation::announce(node.clone(), self.config.clone(), stop()));
+        self.control.handle().spawn(refill::follow(node.clone(), lost, stop()));
         tracing::info!(%cluster, node = %self.config.node_id, directory = %self.folder.directory_id(), "in the cluster");
         Ok(())
     }

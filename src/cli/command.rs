@@ -1,6 +1,6 @@
 //! What may be typed, and what it calls.
 
-use super::{broker, cluster, consume, dev, group, output::Format, produce, reach::Reach, serve, topic};
+use super::{broker, cluster, consume, dev, group, output::Format, produce, quorum, reach::Reach, serve, topic};
 use clap::{Args, Parser, Subcommand};
 use std::io;
 use std::process::ExitCode;
@@ -55,6 +55,8 @@ pub enum Command {
     Dev(dev::Dev),
     /// Who is alive, who leads; events as they happen
     Cluster(cluster::Cluster),
+    /// Who votes on metadata; add, remove and replace voters
+    Quorum(quorum::Quorum),
     /// Create, list, describe, grow, reassign and delete topics
     Topic(topic::Topic),
     /// List brokers, drain them, and take them out of the cluster
@@ -86,6 +88,7 @@ pub fn main() -> ExitCode {
             Command::Serve(_) => unreachable!("handled above"),
             Command::Dev(dev) => dev::run(dev, format).await,
             Command::Cluster(cluster) => cluster::run(cluster, &reach, format).await,
+            Command::Quorum(quorum) => quorum::run(quorum, &reach, format).await,
             Command::Topic(topic) => topic::run(topic, &reach, format).await,
             Command::Broker(broker) => broker::run(broker, &reach, format).await,
             Command::Group(group) => group::run(group, &reach, format).await,

@@ -3,7 +3,7 @@
 //! ```text
 //! command ─┬→ serve ─→ broker::run
 //!          ├→ dev ───→ child processes of this executable (folder, process, up, control, demo)
-//!          ├→ cluster, topic (moves), broker, group ─→ reach ─→ admin port (gRPC)      watcher resumes over all nodes
+//!          ├→ cluster, quorum, topic (moves), broker, group ─→ reach ─→ admin port (gRPC)   watcher resumes over all nodes
 //!          └→ produce, consume ──────→ client ─→ Kafka port
 //! ```
 
@@ -20,6 +20,7 @@ mod logging;
 mod moves;
 mod output;
 mod produce;
+mod quorum;
 mod reach;
 mod serve;
 mod topic;

@@ -116,6 +116,7 @@ pub type ClusterClient = proto::cluster_client::ClusterClient<Channel>;
 pub type TopicsClient = proto::topics_client::TopicsClient<Channel>;
 pub type BrokersClient = proto::brokers_client::BrokersClient<Channel>;
 pub type ReassignmentsClient = proto::reassignments_client::ReassignmentsClient<Channel>;
+pub type QuorumClient = proto::quorum_client::QuorumClient<Channel>;
 pub type GroupsClient = proto::groups_client::GroupsClient<Channel>;
 
 impl Reach {
@@ -134,6 +135,9 @@ impl Reach {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
+    pub async fn quorum(&self) -> anyhow::Result<QuorumClient> {
+        Ok(QuorumClient::new(self.admin().await?).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
     pub async fn groups(&self) -> anyhow::Result<GroupsClient> {
         Ok(GroupsClient::new(self.admin().await?).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
@@ -150,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_is_given_wins_over_the_dev_cluster_and_that_over_the_defaults() {
-        let dev = ClusterFile { nodes: 2, port: 19_092, set: Default::default() };
+        let dev = ClusterFile { nodes: 2, port: 19_092, set: Default::default(), racks: Vec::new() };
         assert_eq!(Reach::resolve(&global(None), None).admin, ["127.0.0.1:9094"]);
         let found = Reach::resolve(&global(None), Some(&dev));
         assert_eq!(found.admin, ["127.0.0.1:19094", "127.0.0.1:19104"]);

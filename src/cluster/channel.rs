@@ -61,13 +61,15 @@ fn is_idempotent(intent: &Intent) -> bool {
         | Intent::FenceSelf { .. }
         | Intent::ElectPreferred { .. }
         | Intent::SetDraining { .. }
-        | Intent::MoveAway { .. } => true,
+        | Intent::MoveAway { .. }
+        | Intent::DescribeQuorum => true,
         Intent::CreateTopics { validate_only, .. } | Intent::CreatePartitions { validate_only, .. } => *validate_only,
         Intent::DeleteTopics { .. }
         | Intent::SetGroup(_)
         | Intent::AlterReassignments { .. }
         | Intent::ElectUnclean { .. }
-        | Intent::UnregisterBroker { .. } => false,
+        | Intent::UnregisterBroker { .. }
+        | Intent::ChangeVoters(_) => false,
     }
 }
 

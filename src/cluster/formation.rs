@@ -8,15 +8,17 @@
 //!        anything else ───────────────────────────────→ wait, and say for what
 //! ```
 
-use super::node::{Node, parse_cluster};
+use super::node::{Node, parse_cluster, stopped};
 use super::peers;
-use super::proto::{JoinRequest, join_answer::Outcome};
+use super::proto::{JoinAnswer, JoinRequest, join_answer::Outcome};
+use super::refill::LostFolder;
 use crate::config::broker::NodeConfig;
 use crate::ids::*;
 use crate::metadata::raft::types::RaftNodeId;
 use crate::platform::{clock, random};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 const LOOK_EVERY_MS: std::ops::Range<u64> = 150..300;
@@ -24,6 +26,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(3);
 /// A join forwarded from one node to the next is followed this often.
 const REDIRECTS_MAX: usize = 4;
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two tries to tell where this node is reached.
+const ANNOUNCE_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub enum FormationError {
@@ -105,20 +109,22 @@ pub fn decide(me: RaftNodeId, listed: bool, peers: &BTreeMap<BrokerId, PeerState
     }
 }
 
-/// Returns once this node belongs to a cluster and its image knows which.
-pub async fn form(node: &Node, config: &NodeConfig) -> Result<ClusterId, FormationError> {
+/// Returns once this node belongs to a cluster and its image knows which, and with what its id lost if its folder is a
+/// new one.
+pub async fn form(node: &Node, config: &NodeConfig) -> Result<(ClusterId, LostFolder), FormationError> {
     if config.controllers.is_empty() {
         return Err(FormationError::NoControllers);
     }
     let listed = config.controllers.iter().any(|(id, _)| *id == node.me.node);
     let addresses: BTreeMap<BrokerId, String> = config.controllers.iter().cloned().collect();
     let mut report = Report::default();
+    let mut lost = LostFolder::default();
     loop {
         let initialized = node.quorum.is_initialized().await.map_err(|e| FormationError::Quorum(e.to_string()))?;
         if initialized {
             let cluster = node.quorum.image().cluster_id;
             if cluster != ClusterId::default() {
-                return Ok(cluster);
+                return Ok((cluster, lost));
             }
             report.say("waiting for the cluster's metadata");
         } else {
@@ -129,7 +135,10 @@ pub async fn form(node: &Node, config: &NodeConfig) -> Result<ClusterId, Formati
                 Decision::Join(members) => {
                     let via = members.iter().filter_map(|id| addresses.get(id)).cloned().collect();
                     match join(node, config, via).await {
-                        Ok(()) => report.say("joined; waiting for the cluster's metadata"),
+                        Ok(found) => {
+                            lost = found;
+                            report.say("joined; waiting for the cluster's metadata");
+                        }
                         Err(why) => report.say(&format!("cannot join yet: {why}")),
                     }
                 }
@@ -174,7 +183,7 @@ async fn ask(node: &Node, id: BrokerId, address: &str) -> PeerState {
 }
 
 /// Asks one member after the other to be taken in, following hints to the controller.
-async fn join(node: &Node, config: &NodeConfig, via: Vec<String>) -> Result<(), String> {
+async fn join(node: &Node, config: &NodeConfig, via: Vec<String>) -> Result<LostFolder, String> {
     let request = JoinRequest {
         cluster_id: node.cluster.text(),
         node_id: node.me.node.0,
@@ -187,13 +196,19 @@ async fn join(node: &Node, config: &NodeConfig, via: Vec<String>) -> Result<(), 
     for first in via {
         let mut address = first;
         for _ in 0..REDIRECTS_MAX {
-            match join_at(&address, request.clone()).await {
-                Ok(Outcome::Joined(_)) => return Ok(()),
-                Ok(Outcome::Refused(why)) => return Err(why),
-                Ok(Outcome::NotController(hint)) => match hint.controller.map(|c| c.address) {
+            let answer = join_at(&address, request.clone()).await;
+            let outcome = answer.and_then(|answer| {
+                let outcome = answer.outcome.clone().ok_or("an answer this version does not know")?;
+                Ok((outcome, answer))
+            });
+            match outcome {
+                Ok((Outcome::Joined(_), answer)) => return Ok(lost_folder(&answer)),
+                Ok((Outcome::Refused(why), _)) => return Err(why),
+                Ok((Outcome::NotController(hint), _)) => match hint.controller.map(|c| c.address) {
                     Some(next) if !next.is_empty() && next != address => address = next,
                     _ => {
-                        last = "the cluster has no controller right now".to_string();
+                        last = "the cluster has no controller: a majority of its voters must run, so start them first"
+                            .to_string();
                         break;
                     }
                 },
@@ -207,13 +222,44 @@ async fn join(node: &Node, config: &NodeConfig, via: Vec<String>) -> Result<(), 
     Err(last)
 }
 
-async fn join_at(address: &str, request: JoinRequest) -> Result<Outcome, String> {
+fn lost_folder(answer: &JoinAnswer) -> LostFolder {
+    let directory = |text: &str| Uuid::parse_str(text).ok().map(DirectoryId);
+    LostFolder { voter: directory(&answer.lost_voter_directory), broker: directory(&answer.lost_broker_directory) }
+}
+
+/// Tells the controller where this node is reached, at each start: one that moved is followed, one that was forgotten
+/// while it was away is taken in again. Ends when the controller has taken it.
+pub async fn announce(node: Node, config: std::sync::Arc<NodeConfig>, mut stop: watch::Receiver<bool>) {
+    let mut report = Report::default();
+    loop {
+        let leader = node.leader().map(|(_, address)| address);
+        let members = node.quorum.status().members.into_iter().map(|m| m.address);
+        let listed = config.controllers.iter().map(|(_, address)| address.clone());
+        let mut via: Vec<String> = Vec::new();
+        for address in leader.into_iter().chain(members).chain(listed) {
+            if !via.contains(&address) {
+                via.push(address);
+            }
+        }
+        let told = tokio::select! {
+            () = stopped(&mut stop) => return,
+            told = join(&node, &config, via) => told,
+        };
+        match told {
+            Ok(_) => return,
+            Err(why) => report.say(&format!("the controller does not know yet where this node is reached: {why}")),
+        }
+        tokio::time::sleep(ANNOUNCE_EVERY).await;
+    }
+}
+
+async fn join_at(address: &str, request: JoinRequest) -> Result<JoinAnswer, String> {
     let mut client = peers::client(address).map_err(|status| status.message().to_string())?;
     let answer = tokio::time::timeout(JOIN_TIMEOUT, client.join(request))
         .await
         .map_err(|_| format!("no answer within {JOIN_TIMEOUT:?}"))?
         .map_err(|status| status.message().to_string())?;
-    answer.into_inner().outcome.ok_or_else(|| "an answer this version does not know".to_string())
+    Ok(answer.into_inner())
 }
 
 /// Says what is waited for: at once when it changes, and again every few seconds.

@@ -1,12 +1,14 @@
 //! Members of the metadata group: taking learners in, and a wiped controller's way back to its vote.
 
+use super::handover;
 use super::node::{Node, parse_uuid, stopped};
 use super::peers;
-use super::proto::{DescribeAnswer, JoinRequest, join_answer::Outcome};
+use super::proto::{DescribeAnswer, JoinAnswer, JoinRequest, join_answer::Outcome};
 use crate::ids::*;
 use crate::metadata::image::Image;
 use crate::metadata::quorum::{QuorumMember, QuorumStatus};
 use crate::metadata::raft::types::RaftNodeId;
+use crate::metadata::voters::is_caught_up;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -16,19 +18,44 @@ use tonic::Status;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A replacement must be called for this many times in a row.
 const LOOKS_IN_A_ROW: u32 = 3;
-/// A learner this close to the log's end has caught up.
-const LAG_MAX: u64 = 100;
+/// After so long of being caught up a wiped controller's new folder votes.
+pub const REPLACED_AFTER: Duration = LOOK_EVERY.saturating_mul(LOOKS_IN_A_ROW);
 
-/// Takes a node in as a learner. Joining twice is joining once.
-pub async fn join(node: &Node, request: JoinRequest) -> Result<Outcome, Status> {
+/// Takes a node in as a learner, or notes where a member is reached now. Joining twice is joining once.
+pub async fn join(node: &Node, request: JoinRequest) -> Result<JoinAnswer, Status> {
+    let joiner =
+        RaftNodeId { node: BrokerId(request.node_id), directory: DirectoryId(parse_uuid(&request.directory_id)?) };
+    // Looked at before anything changes: what the node's id had until now.
+    let (lost_voter, lost_broker) = lost_folders(&node.quorum.status().members, &node.quorum.image(), joiner);
+    let text = |directory: Option<DirectoryId>| directory.map(|id| id.to_string()).unwrap_or_default();
+    let outcome = take_in(node, request, joiner).await?;
+    Ok(JoinAnswer {
+        cluster_id: node.cluster.text(),
+        outcome: Some(outcome),
+        lost_voter_directory: text(lost_voter),
+        lost_broker_directory: text(lost_broker),
+    })
+}
+
+/// Other folders with which the joiner's node id votes, and was last registered.
+fn lost_folders(
+    members: &[QuorumMember],
+    image: &Image,
+    joiner: RaftNodeId,
+) -> (Option<DirectoryId>, Option<DirectoryId>) {
+    let other = |directory: &DirectoryId| *directory != joiner.directory;
+    let voter = members.iter().filter(|m| m.voter && m.node.node == joiner.node).map(|m| m.node.directory);
+    let broker = image.brokers.get(&joiner.node).map(|b| b.registration.directory);
+    (voter.into_iter().find(other), broker.filter(other))
+}
+
+async fn take_in(node: &Node, request: JoinRequest, joiner: RaftNodeId) -> Result<Outcome, Status> {
     if !node.leadership().is_controller {
         return Ok(Outcome::NotController(node.not_controller()));
     }
-    let joiner =
-        RaftNodeId { node: BrokerId(request.node_id), directory: DirectoryId(parse_uuid(&request.directory_id)?) };
     let members = node.quorum.status().members;
     match check_join(&members, &node.quorum.image(), joiner) {
-        Admission::Member => return Ok(Outcome::Joined(true)),
+        Admission::Member => return follow_address(node, &members, joiner, request.address).await,
         Admission::Refused(why) => return Ok(Outcome::Refused(why)),
         Admission::New => {}
     }
@@ -43,6 +70,34 @@ pub async fn join(node: &Node, request: JoinRequest) -> Result<Outcome, Status> 
             Ok(Outcome::NotController(node.not_controller()))
         }
         Err(error) => Err(Status::unavailable(format!("could not add the node: {error}; it may ask again"))),
+    }
+}
+
+/// A member that is reached elsewhere than the log says, once it answers there.
+async fn follow_address(
+    node: &Node,
+    members: &[QuorumMember],
+    member: RaftNodeId,
+    address: String,
+) -> Result<Outcome, Status> {
+    if address.is_empty() || members.iter().any(|m| m.node == member && m.address == address) {
+        return Ok(Outcome::Joined(true));
+    }
+    let answer = peers::describe(&address, node.cluster.text()).await;
+    if !answer.as_ref().is_ok_and(|answer| is_from(answer, member)) {
+        let why =
+            answer.map_or_else(|status| status.message().to_string(), |_| "another node answers there".to_string());
+        return Ok(Outcome::Refused(format!(
+            "the controller does not reach {member} at {address} ({why}): correct the advertised address of its cluster \
+             listener"
+        )));
+    }
+    match node.quorum.set_address(member, address.clone()).await {
+        Ok(()) => {
+            tracing::info!(node = %member, address, "a member is reached at another address from now on");
+            Ok(Outcome::Joined(true))
+        }
+        Err(error) => Err(Status::unavailable(format!("could not note the address: {error}; it may ask again"))),
     }
 }
 
@@ -71,7 +126,8 @@ fn check_join(members: &[QuorumMember], image: &Image, joiner: RaftNodeId) -> Ad
     let alive = image.brokers.get(&joiner.node).filter(|b| !b.fenced && b.registration.directory != joiner.directory);
     match alive {
         Some(broker) => Admission::Refused(format!(
-            "node {} runs already with data folder {}: give this node a node.id of its own, or stop the other one",
+            "node {} runs already with data folder {}: give this node a node.id of its own, or stop the other one (if that \
+             folder was lost, its process is fenced in a moment, and this one is taken in)",
             joiner.node, broker.registration.directory
         )),
         None => Admission::New,
@@ -80,8 +136,7 @@ fn check_join(members: &[QuorumMember], image: &Image, joiner: RaftNodeId) -> Ad
 
 /// Voters to replace by a caught-up learner of the same node id, with the address to ask for each.
 fn replacements(status: &QuorumStatus) -> Vec<(QuorumMember, QuorumMember)> {
-    let caught_up = |m: &QuorumMember| m.matched.is_some_and(|at| at.0 + LAG_MAX >= status.last_log_index.0);
-    let learners = status.members.iter().filter(|m| !m.voter && caught_up(m));
+    let learners = status.members.iter().filter(|m| !m.voter && is_caught_up(status, m));
     learners
         .filter_map(|learner| {
             let same_node = |m: &&QuorumMember| m.voter && m.node.node == learner.node.node;
@@ -98,22 +153,32 @@ fn is_replaced(
     at_new: Option<&DescribeAnswer>,
     at_old: Option<&DescribeAnswer>,
 ) -> bool {
-    let is = |answer: Option<&DescribeAnswer>, id: RaftNodeId| {
-        answer.is_some_and(|a| a.node_id == id.node.0 && a.directory_id == id.directory.to_string())
-    };
-    is(at_new, new) && !is(at_old, old)
+    at_new.is_some_and(|answer| is_from(answer, new)) && !at_old.is_some_and(|answer| is_from(answer, old))
 }
 
-/// While this node is the controller: gives a wiped controller's vote to its new identity, once that has caught up.
+fn is_from(answer: &DescribeAnswer, id: RaftNodeId) -> bool {
+    answer.node_id == id.node.0 && answer.directory_id == id.directory.to_string()
+}
+
+/// A change of voters stands half way since the last look: whoever made its first step is gone.
+async fn finish_change(node: &Node) {
+    match node.quorum.finish_change().await {
+        Ok(()) => tracing::info!("finished a change of the voters that an earlier controller had begun"),
+        Err(error) => tracing::warn!(%error, "could not finish a change of the voters; will try again"),
+    }
+}
+
+/// While this node is the controller: ends what an earlier one left half way, hands over if it votes no more, and gives a wiped controller's vote to its new identity, once that has caught up.
 ///
 /// Why this is safe without a person: the change goes through joint consensus, which commits only with a majority of the
 /// *old* voters, so it cannot take effect where the remaining voters could not have committed anything anyway; the new
-/// identity holds all of the committed log before it votes (a learner within `LAG_MAX` entries, and a voter's
+/// identity holds all of the committed log before it votes (a learner within `voters::LAG_MAX` entries, and a voter's
 /// vote needs the log's end like any other); and the new identity never voted before, so no vote is given twice. The old
 /// identity was in one folder of one node id; it is called gone only while that node answers with the new folder, and
 /// nothing answers with the old one. Should the old folder come back, it is no voter any more: it only learns.
 pub async fn run(node: Node, mut stop: watch::Receiver<bool>) {
     let mut seen = BTreeMap::<(RaftNodeId, RaftNodeId), u32>::new();
+    let mut half_way = None;
     let mut tick = tokio::time::interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -123,6 +188,17 @@ pub async fn run(node: Node, mut stop: watch::Receiver<bool>) {
         }
         if !node.leadership().is_controller {
             seen.clear();
+            half_way = None;
+            continue;
+        }
+        let before = std::mem::replace(&mut half_way, node.quorum.status().half_way.filter(|step| step.committed));
+        if half_way.is_some() {
+            if half_way == before {
+                finish_change(&node).await;
+            }
+            continue;
+        }
+        if handover::hand_over(&node).await {
             continue;
         }
         let mut still = BTreeMap::new();
@@ -154,7 +230,8 @@ mod tests {
     }
 
     fn member(node: RaftNodeId, voter: bool, matched: u64) -> QuorumMember {
-        QuorumMember { node, address: format!("node-{}:9093", node.node), voter, matched: Some(RaftIndex(matched)) }
+        let address = format!("node-{}:9093", node.node);
+        QuorumMember { node, address, voter, matched: Some(RaftIndex(matched)), ..Default::default() }
     }
 
     fn answer(id: RaftNodeId) -> DescribeAnswer {
@@ -184,6 +261,15 @@ mod tests {
         assert!(!is_replaced(old, new, Some(&as_new), Some(&as_old)), "the old one lives at its own address");
         assert!(!is_replaced(old, new, Some(&as_old), Some(&as_old)), "the old folder is back");
         assert!(!is_replaced(old, new, None, None), "a node that is away keeps its vote");
+    }
+
+    #[test]
+    fn a_joiner_is_told_of_other_folders_of_its_id_only() {
+        let members = vec![member(id(2, 2), true, 5), member(id(2, 22), false, 5), member(id(3, 3), true, 5)];
+        let image = Image::default();
+        assert_eq!(lost_folders(&members, &image, id(2, 22)), (Some(id(2, 2).directory), None));
+        assert_eq!(lost_folders(&members, &image, id(2, 2)), (None, None), "its own folder votes");
+        assert_eq!(lost_folders(&members, &image, id(4, 4)), (None, None));
     }
 
     #[test]

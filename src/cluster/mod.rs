@@ -6,14 +6,19 @@
 //! any room ─────── channel ────→ Submit (or straight, on the controller itself) ─→ controller
 //! any node ──────── states ────→ PartitionStates of the broker that hosts them
 //! the controller ─ membership ─→ learners that join, a wiped voter's replacement
+//! the controller ─ membership ─→ learners that join, addresses that change, a wiped voter's replacement
+//! a controller that votes no more ─ handover ─→ Campaign, at the remaining voters
+//! a node whose folder was lost ─ refill ─→ tells what happens by itself, and when it is done
 //! ```
 
 pub mod channel;
 pub mod formation;
+mod handover;
 pub mod membership;
 pub mod node;
 pub mod peers;
 pub mod proto;
+pub mod refill;
 pub mod server;
 pub mod service;
 pub mod session;

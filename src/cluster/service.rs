@@ -95,8 +95,7 @@ impl cluster_server::Cluster for ClusterService {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinAnswer>, Status> {
         let request = request.into_inner();
         self.node.cluster.check_if_given(&request.cluster_id)?;
-        let outcome = membership::join(&self.node, request).await?;
-        Ok(Response::new(JoinAnswer { cluster_id: self.node.cluster.text(), outcome: Some(outcome) }))
+        Ok(Response::new(membership::join(&self.node, request).await?))
     }
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterAnswer>, Status> {
@@ -137,6 +136,17 @@ impl cluster_server::Cluster for ClusterService {
             }
         });
         Ok(Response::new(ReceiverStream::new(outbound)))
+    }
+
+    async fn campaign(&self, request: Request<CampaignRequest>) -> Result<Response<CampaignAnswer>, Status> {
+        let request = request.into_inner();
+        self.node.cluster.check(&request.cluster_id)?;
+        // A delayed request must not depose whoever leads by now.
+        if self.node.leadership().term != request.term {
+            return Err(Status::failed_precondition("the term is not the current one"));
+        }
+        self.node.quorum.campaign().await.map_err(|e| Status::unavailable(e.to_string()))?;
+        Ok(Response::new(CampaignAnswer { cluster_id: self.node.cluster.text() }))
     }
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<SubmitAnswer>, Status> {

@@ -16,6 +16,7 @@ use crate::metadata::image::Image;
 use crate::metadata::intent::*;
 use crate::metadata::quorum::{Quorum, QuorumConfig};
 use crate::metadata::raft::types::RaftNodeId;
+use crate::metadata::voters::{self, VoterChange, VoterError, VoterOutcome};
 use crate::platform::{clock, network, random};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ struct Running {
 struct Cluster {
     folders: tempfile::TempDir,
     controllers: Vec<(BrokerId, String)>,
+    moved: BTreeMap<i32, String>,
     session: Duration,
     nodes: BTreeMap<i32, Running>,
 }
@@ -54,11 +56,30 @@ impl Cluster {
             }
             sockets.iter().map(|(id, socket)| (*id, socket.local_addr().unwrap().to_string())).collect()
         });
-        Cluster { folders: tempfile::tempdir().unwrap(), controllers, session, nodes: BTreeMap::new() }
+        let folders = tempfile::tempdir().unwrap();
+        Cluster { folders, controllers, moved: BTreeMap::new(), session, nodes: BTreeMap::new() }
     }
 
     fn address(&self, id: i32) -> String {
-        self.controllers.iter().find(|(node, _)| node.0 == id).unwrap().1.clone()
+        let listed = || self.controllers.iter().find(|(node, _)| node.0 == id).unwrap().1.clone();
+        self.moved.get(&id).cloned().unwrap_or_else(listed)
+    }
+
+    /// From its next start on the node is elsewhere than `controllers` says, or is not in it.
+    fn relocate(&mut self, id: i32) {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let socket = runtime.block_on(network::listen("127.0.0.1:0")).unwrap();
+        self.moved.insert(id, socket.local_addr().unwrap().to_string());
+    }
+
+    fn voters(&self, id: i32) -> Vec<i32> {
+        let members = self.nodes[&id].node.quorum.status().members;
+        members.iter().filter(|m| m.voter).map(|m| m.node.node.0).collect()
+    }
+
+    fn change_voters(&self, id: i32, change: VoterChange) -> Result<VoterOutcome, VoterError> {
+        let running = &self.nodes[&id];
+        running.runtime.block_on(voters::change(&running.channel, change, DEADLINE)).unwrap()
     }
 
     fn config(&self, id: i32) -> NodeConfig {
@@ -162,6 +183,7 @@ async fn start_node(
     let joining = node.clone();
     tokio::spawn(async move {
         formation::form(&joining, &config).await.unwrap();
+        tokio::spawn(formation::announce(joining.clone(), config.clone(), stop.clone()));
         let (_ready, ready) = watch::channel(true);
         let (_wants_shutdown, wants_shutdown) = watch::channel(false);
         let parts = SessionParts {
@@ -295,5 +317,114 @@ fn a_dead_process_is_fenced_by_its_lost_connection_and_not_by_its_session() {
     cluster.kill(dead);
     cluster.wait("the dead broker is fenced", |cluster| cluster.image(controller).brokers[&BrokerId(dead)].fenced);
     cluster.start(dead, 1);
+    cluster.wait_all_unfenced(3);
+}
+
+#[test]
+fn a_broker_becomes_a_voter_and_the_controller_leaves_the_quorum() {
+    let mut cluster = Cluster::new(3, SESSION);
+    for id in 1..=3 {
+        cluster.start(id, 1);
+    }
+    cluster.wait_all_unfenced(3);
+    cluster.relocate(4);
+    let add = |node| VoterChange::Add { node: BrokerId(node), directory: None };
+    let remove = |node| VoterChange::Remove { node: BrokerId(node), directory: None, force: false };
+    let other = cluster.nodes.keys().copied().find(|id| *id != cluster.controller()).unwrap();
+    assert_eq!(cluster.change_voters(other, add(4)), Err(VoterError::NotAMember(BrokerId(4))));
+    cluster.start(4, 1);
+    cluster.wait_all_unfenced(4);
+    assert_eq!(cluster.voters(4), [1, 2, 3], "a node that is no initial controller only learns");
+    let outcome = cluster.change_voters(4, add(4)).unwrap();
+    assert_eq!(outcome.voters.iter().map(|id| id.node.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert!(outcome.warning.is_some(), "four survive no more than three");
+    assert!(matches!(cluster.change_voters(4, add(4)), Err(VoterError::AlreadyVotes(_))));
+
+    // The controller takes its own vote away, asked on another node; it stays as a broker, and another one leads.
+    let leaving = cluster.controller();
+    let asked = cluster.nodes.keys().copied().find(|id| *id != leaving).unwrap();
+    let outcome = cluster.change_voters(asked, remove(leaving)).unwrap();
+    assert_eq!((outcome.voters.len(), outcome.warning), (3, None));
+    let took = cluster.wait("another controller leads", |cluster| {
+        cluster.nodes.iter().any(|(id, n)| *id != leaving && n.node.leadership().is_controller)
+    });
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    cluster.wait("the one that left follows", |cluster| {
+        let left = &cluster.nodes[&leaving];
+        let leader = left.node.leadership().leader;
+        !left.node.leadership().is_controller && leader.is_some_and(|leader| leader.node.0 != leaving)
+    });
+    assert!(!cluster.voters(leaving).contains(&leaving));
+    assert!(matches!(cluster.submit(leaving, create("after", 1)), Ok(IntentAnswer::Topics(r)) if r[0].is_ok()));
+
+    // With two of the three voters dead nothing can change, and one dead can be taken out.
+    let controller = cluster.controller();
+    let dead = *cluster.voters(controller).iter().find(|id| **id != controller).unwrap();
+    cluster.kill(dead);
+    let alive = *cluster.voters(controller).iter().find(|id| **id != controller && **id != dead).unwrap();
+    cluster.wait("the dead voter is missed", |cluster| {
+        let members = cluster.nodes[&controller].node.quorum.status().members;
+        members.iter().any(|m| m.node.node.0 == dead && m.heard.is_none_or(|ago| ago > voters::REACHABLE_WITHIN))
+    });
+    let refused = cluster.change_voters(controller, remove(alive));
+    assert_eq!(refused, Err(VoterError::WouldLoseMajority { reachable: 1, voters: 2, needed: 2 }));
+    let outcome = cluster.change_voters(controller, remove(dead)).unwrap();
+    assert_eq!(outcome.voters.len(), 2);
+    // It hosts a broker still: it follows the log when it is back.
+    cluster.start(dead, 1);
+    cluster.wait_all_unfenced(4);
+    assert_eq!(cluster.voters(dead).len(), 2);
+}
+
+#[test]
+fn a_member_that_moved_is_followed() {
+    let mut cluster = Cluster::new(3, SESSION);
+    for id in 1..=3 {
+        cluster.start(id, 1);
+    }
+    cluster.wait_all_unfenced(3);
+    let moving = cluster.nodes.keys().copied().find(|id| *id != cluster.controller()).unwrap();
+    cluster.kill(moving);
+    cluster.relocate(moving);
+    cluster.start(moving, 1);
+    let address = cluster.address(moving);
+    cluster.wait("its new address is a part of the metadata everywhere", |cluster| {
+        cluster.nodes.values().all(|n| {
+            let members = n.node.quorum.status().members;
+            members.len() == 3 && members.iter().any(|m| m.node.node.0 == moving && m.address == address)
+        })
+    });
+    cluster.wait_all_unfenced(3);
+    // It is reached there: what is committed from now on arrives.
+    assert!(matches!(cluster.submit(moving, create("after", 1)), Ok(IntentAnswer::Topics(r)) if r[0].is_ok()));
+    assert_eq!(cluster.voters(moving), [1, 2, 3]);
+}
+
+#[test]
+fn a_forced_removal_waits_for_its_majority_and_ends_when_that_is_there() {
+    let mut cluster = Cluster::new(3, SESSION);
+    for id in 1..=3 {
+        cluster.start(id, 1);
+    }
+    cluster.wait_all_unfenced(3);
+    let controller = cluster.controller();
+    let [dead, leaving] = [1, 2, 3].into_iter().filter(|id| *id != controller).collect::<Vec<_>>()[..] else {
+        panic!()
+    };
+    cluster.kill(dead);
+    cluster.wait("the dead voter is missed", |cluster| {
+        let members = cluster.nodes[&controller].node.quorum.status().members;
+        members.iter().any(|m| m.node.node.0 == dead && m.heard.is_none_or(|ago| ago > voters::REACHABLE_WITHIN))
+    });
+    let remove = VoterChange::Remove { node: BrokerId(leaving), directory: None, force: true };
+    assert_eq!(cluster.change_voters(leaving, remove), Err(VoterError::Unknown), "two of the new two must agree");
+    assert!(cluster.nodes[&controller].node.quorum.status().half_way.is_some());
+    cluster.start(dead, 1);
+    cluster.wait("the change is made, whoever leads by now", |cluster| {
+        cluster.nodes.keys().all(|id| {
+            let status = cluster.nodes[id].node.quorum.status();
+            status.half_way.is_none() && cluster.voters(*id).len() == 2 && !cluster.voters(*id).contains(&leaving)
+        })
+    });
     cluster.wait_all_unfenced(3);
 }

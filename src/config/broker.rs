@@ -23,6 +23,9 @@ const fn boolean(name: &'static str, default: &'static str, doc: &'static str) -
     Definition { name, default, kind: Kind::Boolean, doc, broker_synonym: None }
 }
 
+/// The one selector that does anything, by the name of Kafka's class (KIP-392).
+pub const RACK_AWARE_SELECTOR: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+
 const I32: i64 = i32::MAX as i64;
 
 /// Sorted by name. Where a default differs from Apache Kafka's, the doc says so.
@@ -167,6 +170,12 @@ const DEFINITIONS: &[Definition] = &[
         100,
         I32,
         "Silence or lag after which a follower leaves the ISR (Kafka: 30000).",
+    ),
+    one_of(
+        "replica.selector.class",
+        "",
+        &["", "org.apache.kafka.common.replica.LeaderSelector", RACK_AWARE_SELECTOR],
+        "Whether a consumer that tells its rack reads from an in-sync replica in it (RackAwareReplicaSelector).",
     ),
     int("socket.request.max.bytes", "104857600", 1_024, I32, "The largest request accepted."),
     boolean(

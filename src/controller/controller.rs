@@ -4,6 +4,7 @@ use super::election;
 use super::placement::{self, Load};
 use super::plan::{Item, PARTITIONS_PER_COMMAND_MAX, Packer, Plan};
 use super::replica_states::{ReplicaState, ReplicaStates};
+use super::voters::VoterChanges;
 use super::{configs, isr_change, moves, producer_ids, topics, unclean};
 use crate::config::broker::NodeConfig;
 use crate::ids::*;
@@ -12,6 +13,7 @@ use crate::metadata::image::Image;
 use crate::metadata::intent::{Intent, IntentAnswer, IntentError};
 use crate::metadata::quorum::{ProposeError, Quorum};
 use crate::metadata::raft::types::RaftNodeId;
+use crate::metadata::voters::QuorumReport;
 use crate::platform::{clock, random};
 use futures::future::join_all;
 use parking_lot::Mutex;
@@ -65,11 +67,12 @@ pub struct Controller {
     pub(super) config: Arc<NodeConfig>,
     replicas: Arc<dyn ReplicaStates>,
     loads: Mutex<Option<CountedLoads>>,
+    voter_changes: VoterChanges,
 }
 
 impl Controller {
     pub fn new(quorum: Quorum, config: Arc<NodeConfig>, replicas: Arc<dyn ReplicaStates>) -> Controller {
-        Controller { quorum, config, replicas, loads: Mutex::new(None) }
+        Controller { quorum, config, replicas, loads: Mutex::new(None), voter_changes: VoterChanges::default() }
     }
 
     /// Commits what the intent asks for. Answers once applied here, with the index at which the answer holds.
@@ -162,6 +165,14 @@ impl Controller {
                 }
                 Err(error) => Ok((image.index, IntentAnswer::Results(vec![Err(error)]))),
             },
+            Intent::DescribeQuorum => {
+                let report = QuorumReport::of(self.quorum.me(), &self.quorum.status(), clock::wall_ms());
+                Ok((image.index, IntentAnswer::Quorum(report)))
+            }
+            Intent::ChangeVoters(change) => {
+                let result = self.voter_changes.make(&self.quorum, change).await?;
+                Ok((image.index, IntentAnswer::Voters(result)))
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 //!             └─ placement
 //! heartbeats, lost connections, dials, ticks ─→ liveness ─→ effects (dial, fence, unfence)
 //! image deltas ─→ election (preferred leaders), unclean ─→ elector (asks replica_states) ─→ ElectLeaders
+//! ChangeVoters ─→ voters (one change at a time) ─→ Quorum::change_voters
 //! ```
 
 pub mod configs;
@@ -24,6 +25,7 @@ pub mod producer_ids;
 pub mod replica_states;
 pub mod topics;
 pub mod unclean;
+mod voters;
 
 #[cfg(test)]
 mod testing;

@@ -81,6 +81,7 @@ async fn load_watched(
             at_least_one: true,
             current_leader_epoch: epoch,
             read_committed: false,
+            any_replica: false,
             follower: None,
         };
         let chunk = match partition.read(&request) {

@@ -396,7 +396,9 @@ impl Shell {
 /// Why the controller refused, if it did.
 fn refusal(answer: IntentAnswer) -> Option<IntentError> {
     match answer {
-        IntentAnswer::Done | IntentAnswer::ProducerIds { .. } => None,
+        IntentAnswer::Done | IntentAnswer::ProducerIds { .. } | IntentAnswer::Quorum(_) | IntentAnswer::Voters(_) => {
+            None
+        }
         IntentAnswer::Topics(results) => results.into_iter().find_map(Result::err),
         IntentAnswer::Isr(results) => results.into_iter().find_map(Result::err),
         IntentAnswer::Results(results) => results.into_iter().find_map(Result::err),

@@ -113,8 +113,19 @@ pub fn start(context: &RequestContext, header: &Header, body: Bytes, again: bool
         ALTER_PARTITION_REASSIGNMENTS => later!(AlterPartitionReassignmentsRequest, reassignments::alter),
         LIST_PARTITION_REASSIGNMENTS => later!(ListPartitionReassignmentsRequest, reassignments::list),
         INCREMENTAL_ALTER_CONFIGS => later!(IncrementalAlterConfigsRequest, configs_alter::alter),
+        DESCRIBE_QUORUM => later!(DescribeQuorumRequest, quorum::describe),
         DESCRIBE_CLUSTER => later!(DescribeClusterRequest, cluster::describe),
         UNREGISTER_BROKER => later!(UnregisterBrokerRequest, cluster::unregister),
+        ADD_RAFT_VOTER => {
+            let request = quorum::decode_add(version, body)?;
+            // The answer is the same in both versions, and its codec knows the first.
+            let header = Header { version: 0, ..header };
+            Started::Later(Box::pin(async move {
+                let response = quorum::add(&context, request).await;
+                reply!(header, &response)
+            }))
+        }
+        REMOVE_RAFT_VOTER => later!(RemoveRaftVoterRequest, quorum::remove),
         other => return Err(Closed::UnknownApi(other)),
     })
 }

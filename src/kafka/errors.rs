@@ -7,6 +7,7 @@ use crate::group::coordinator::GroupError;
 use crate::log::partition_log::AppendError;
 use crate::metadata::command::MetadataError;
 use crate::metadata::intent::{IntentError, SubmitError};
+use crate::metadata::voters::VoterError;
 use crate::records::RecordError;
 use crate::replica::partition::{LeaderHint, PartitionError};
 pub use kafka_protocol::ResponseError as Code;
@@ -90,6 +91,25 @@ pub fn group(error: &GroupError) -> i16 {
         GroupError::UnsupportedCoordinator => Code::InvalidRequest,
     };
     code.code()
+}
+
+/// Of a change of the quorum's voters. What passes by itself is a timeout, as in Kafka: the caller's was spent waiting.
+pub fn voter(error: &VoterError) -> Code {
+    match error {
+        VoterError::AlreadyVotes(_) | VoterError::VotesWithOtherFolder { .. } => Code::DuplicateVoter,
+        VoterError::NotAVoter(_) | VoterError::NotAMember(_) => Code::VoterNotFound,
+        VoterError::OtherDirectory { .. } => Code::InvalidVoterKey,
+        VoterError::Unreachable(_)
+        | VoterError::NotCaughtUp { .. }
+        | VoterError::InProgress
+        | VoterError::NoMajority { .. }
+        | VoterError::Unknown => Code::RequestTimedOut,
+        VoterError::LastVoter(_)
+        | VoterError::WouldLoseMajority { .. }
+        | VoterError::NoNewFolder(_)
+        | VoterError::NotLost(_)
+        | VoterError::Refused(_) => Code::InvalidRequest,
+    }
 }
 
 pub fn intent(error: &IntentError) -> Code {

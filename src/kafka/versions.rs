@@ -43,8 +43,11 @@ pub const ELECT_LEADERS: i16 = 43;
 pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
 pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
 pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
+pub const DESCRIBE_QUORUM: i16 = 55;
 pub const DESCRIBE_CLUSTER: i16 = 60;
 pub const UNREGISTER_BROKER: i16 = 64;
+pub const ADD_RAFT_VOTER: i16 = 80;
+pub const REMOVE_RAFT_VOTER: i16 = 81;
 
 const fn client(key: i16, min: i16, max: i16) -> Api {
     Api { key, advertised_min: min, min, max, for_replicas: false }
@@ -82,8 +85,11 @@ pub const TABLE: &[Api] = &[
     client(INCREMENTAL_ALTER_CONFIGS, 0, 1),
     client(ALTER_PARTITION_REASSIGNMENTS, 0, 1),
     client(LIST_PARTITION_REASSIGNMENTS, 0, 0),
+    client(DESCRIBE_QUORUM, 0, 2),
     client(DESCRIBE_CLUSTER, 0, 2),
     client(UNREGISTER_BROKER, 0, 0),
+    client(ADD_RAFT_VOTER, 0, 1),
+    client(REMOVE_RAFT_VOTER, 0, 0),
 ];
 
 /// The served APIs of a kind of listener.
@@ -98,7 +104,7 @@ pub fn find(key: i16, is_replica_listener: bool) -> Option<&'static Api> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::handlers::offset_requests;
+    use crate::kafka::handlers::{offset_requests, quorum};
     use crate::wire::guard;
     use kafka_protocol::messages::ApiKey;
 
@@ -107,11 +113,15 @@ mod tests {
         assert!(TABLE.windows(2).all(|pair| pair[0].key < pair[1].key));
         for api in TABLE {
             let known = ApiKey::try_from(api.key).expect("a known key").valid_versions();
-            assert!(known.min <= api.min && api.max <= known.max, "key {}: {known} is known", api.key);
+            let newest = if api.key == ADD_RAFT_VOTER { quorum::WITH_ACK } else { known.max };
+            assert!(known.min <= api.min && api.max <= newest, "key {}: {known} is known", api.key);
             assert!(api.advertised_min <= api.min && api.min <= api.max, "key {}", api.key);
             let guarded = guard::request_api(api.key).expect("a guarded key");
-            let by_hand =
-                |version| matches!(api.key, OFFSET_COMMIT | OFFSET_FETCH) && version == offset_requests::BY_ID;
+            let by_hand = |version| match api.key {
+                OFFSET_COMMIT | OFFSET_FETCH => version == offset_requests::BY_ID,
+                ADD_RAFT_VOTER => version == quorum::WITH_ACK,
+                _ => false,
+            };
             assert!((api.min..=api.max).all(|version| guarded.knows(version) || by_hand(version)), "key {}", api.key);
             assert!(api.advertised_min == api.min || api.key == PRODUCE, "key {}", api.key);
         }

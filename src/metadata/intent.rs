@@ -5,6 +5,7 @@
 //! has applied the answer's index, so that a client that created a topic sees it on the node it asked.
 
 use super::command::*;
+use super::voters::{QuorumReport, VoterChange, VoterError, VoterOutcome};
 use crate::ids::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -76,6 +77,9 @@ pub enum Intent {
         broker: BrokerId,
         force: bool,
     },
+    /// How far each member of the quorum is: only the controller knows.
+    DescribeQuorum,
+    ChangeVoters(VoterChange),
 }
 
 /// `None` cancels.
@@ -113,6 +117,8 @@ pub enum IntentAnswer {
     Isr(Vec<Result<PartitionEpoch, IntentError>>),
     Results(Vec<Result<(), IntentError>>),
     ProducerIds { first: ProducerId, count: i64 },
+    Quorum(QuorumReport),
+    Voters(Result<VoterOutcome, VoterError>),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

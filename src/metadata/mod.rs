@@ -14,3 +14,4 @@ pub mod intent;
 mod publisher;
 pub mod quorum;
 pub mod raft;
+pub mod voters;

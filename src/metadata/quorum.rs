@@ -6,6 +6,7 @@ use super::history::HistoryGone;
 use super::image::Image;
 use super::publisher::Publisher;
 use super::raft::client::Transport;
+use super::raft::contacts::Contacts;
 use super::raft::failover::Failover;
 use super::raft::identity::{ClusterIdentity, WrongCluster};
 use super::raft::log_store::{LogStore, LogStoreError, SyncFile};
@@ -14,6 +15,7 @@ use super::raft::snapshot::SnapshotError;
 use super::raft::state_machine::StateMachine;
 use super::raft::types::*;
 use crate::ids::*;
+use crate::platform::clock;
 use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
 use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +40,8 @@ const APPEND_ENTRIES_MAX: u64 = 256;
 const SNAPSHOT_PIECE_MS: u64 = 10_000;
 /// A member may become a voter when it is this close to the end of the log.
 const CAUGHT_UP_ENTRIES: u64 = 1_000;
-const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Below what a caller on another node waits for the controller.
+const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(5);
 const FORM_TIMEOUT: Duration = Duration::from_secs(2);
 const FORM_RETRY: Duration = Duration::from_millis(50);
 
@@ -109,19 +112,32 @@ pub enum StartError {
 }
 
 /// One voter or learner as the quorum's leader sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct QuorumMember {
     pub node: RaftNodeId,
     pub address: String,
     pub voter: bool,
-    /// Known on the leader only.
+    /// The end of its log. Known on the leader only, as are the next two.
     pub matched: Option<RaftIndex>,
+    /// How long ago it last answered the leader.
+    pub heard: Option<Duration>,
+    /// How long ago it last held all of the leader's log.
+    pub caught_up: Option<Duration>,
+}
+
+/// The first of the two steps of changing the voters: until the second, a majority of the old ones and one of the new
+/// ones must agree to anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HalfWay {
+    pub index: RaftIndex,
+    pub committed: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct QuorumStatus {
     pub leadership: Leadership,
     pub members: Vec<QuorumMember>,
+    pub half_way: Option<HalfWay>,
     pub last_log_index: RaftIndex,
     /// As far as this node has heard.
     pub committed: RaftIndex,
@@ -151,6 +167,7 @@ struct Core {
     publisher: Arc<Publisher>,
     leadership: watch::Sender<Leadership>,
     cluster: Arc<ClusterIdentity>,
+    contacts: Arc<Contacts>,
     stopping: AtomicBool,
 }
 
@@ -175,7 +192,8 @@ impl Quorum {
         for known in config.cluster_id.into_iter().chain(named) {
             cluster.adopt(known)?;
         }
-        let transport = Transport::new(cluster.clone());
+        let contacts = Arc::new(Contacts::default());
+        let transport = Transport::new(cluster.clone(), contacts.clone());
         let reader = log.reader();
         let raft = Raft::new(config.me, Arc::new(raft_config()?), transport.clone(), log, machine)
             .await
@@ -183,7 +201,7 @@ impl Quorum {
         let failover = Failover::start(raft.clone(), config.me, transport, reader);
         let service = RaftService::new(raft.clone(), failover, config.me, cluster.clone());
         let (leadership, stopping) = (watch::Sender::new(Leadership::default()), AtomicBool::new(false));
-        let core = Arc::new(Core { raft, me: config.me, publisher, leadership, cluster, stopping });
+        let core = Arc::new(Core { raft, me: config.me, publisher, leadership, cluster, contacts, stopping });
         tokio::spawn(follow_leadership(core.clone()));
         Ok((Quorum { core }, service))
     }
@@ -263,17 +281,39 @@ impl Quorum {
             let replication = metrics.replication.as_ref()?;
             replication.get(node)?.map(|id| RaftIndex(id.index))
         };
-        let members = membership.nodes().map(|(node, at)| QuorumMember {
-            node: *node,
-            address: at.address.clone(),
-            voter: voters.contains(node),
-            matched: if *node == self.core.me { metrics.last_log_index.map(RaftIndex) } else { matched(node) }
-                .filter(|_| metrics.replication.is_some()),
+        let now = clock::now();
+        let last = metrics.last_log_index.map(RaftIndex);
+        let members = membership.nodes().map(|(node, at)| {
+            let mut member = QuorumMember {
+                node: *node,
+                address: at.address.clone(),
+                voter: voters.contains(node),
+                ..Default::default()
+            };
+            if metrics.replication.is_none() {
+                return member;
+            }
+            if *node == self.core.me {
+                (member.matched, member.heard, member.caught_up) = (last, Some(Duration::ZERO), Some(Duration::ZERO));
+                return member;
+            }
+            let ages = self.core.contacts.ages(*node, now);
+            member.matched = matched(node);
+            member.heard = ages.heard;
+            // What it holds now it held at its newest answer.
+            member.caught_up =
+                if member.matched.is_some() && member.matched >= last { ages.heard } else { ages.caught_up };
+            member
+        });
+        let half_way = (membership.get_joint_config().len() > 1).then(|| HalfWay {
+            index: RaftIndex(metrics.membership_config.log_id().map_or(0, |id| id.index)),
+            committed: *metrics.membership_config.log_id() <= metrics.last_applied,
         });
         let applied = RaftIndex(metrics.last_applied.map_or(0, |id| id.index));
         QuorumStatus {
             leadership: *self.core.leadership.borrow(),
             members: members.collect(),
+            half_way,
             last_log_index: RaftIndex(metrics.last_log_index.unwrap_or(0)),
             // The core hands over what is committed at once, so what is applied stands for it.
             committed: applied,
@@ -364,10 +404,29 @@ impl Quorum {
         self.change(ChangeMembers::ReplaceAllVoters(voters), keep_as_learners).await
     }
 
+    /// The second step of a change of voters whose controller was lost after the first. Only for a committed first step,
+    /// and not while whoever made it may still be at work: both would be refused.
+    pub async fn finish_change(&self) -> Result<(), MembershipError> {
+        let goal = {
+            let metrics = self.core.raft.metrics();
+            let metrics = metrics.borrow();
+            metrics.membership_config.membership().get_joint_config().last().cloned()
+        };
+        // Whether the ones that leave are to be forgotten is not known any more: they stay as learners.
+        self.change(ChangeMembers::ReplaceAllVoters(goal.unwrap_or_default()), true).await
+    }
+
+    /// Two steps for voters, and openraft makes the second only while somebody waits for it: a task of its own does, also
+    /// after the caller was told that the outcome is unknown.
     async fn change(&self, change: ChangeMembers<RaftNodeId, RaftNode>, retain: bool) -> Result<(), MembershipError> {
         use openraft::error::ChangeMembershipError as Reason;
-        match within(MEMBERSHIP_TIMEOUT, self.core.raft.change_membership(change, retain)).await {
-            Err(_) => Err(MembershipError::Unknown(MEMBERSHIP_TIMEOUT)),
+        let raft = self.core.raft.clone();
+        let work = tokio::spawn(async move { raft.change_membership(change, retain).await });
+        let Ok(result) = within(MEMBERSHIP_TIMEOUT, work).await else {
+            return Err(MembershipError::Unknown(MEMBERSHIP_TIMEOUT));
+        };
+        match result {
+            Err(ended) => Err(MembershipError::Fatal(ended.to_string())),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::Fatal(e))) => Err(MembershipError::Fatal(e.to_string())),
             Ok(Err(RaftError::APIError(e))) => Err(match e {
@@ -394,6 +453,16 @@ impl Quorum {
             }
         };
         if self.core.stopping.load(Ordering::Acquire) { std::future::pending().await } else { why }
+    }
+
+    /// Stands for election at once, in a new term, whether a leader is heard or not. Gives up the promise to that leader,
+    /// so only where it asks for it.
+    pub async fn campaign(&self) -> Result<(), MembershipError> {
+        let me = self.core.me;
+        if !self.status().members.iter().any(|m| m.voter && m.node == me) {
+            return Err(MembershipError::Refused(format!("{me} is not a voter")));
+        }
+        self.core.raft.trigger().elect().await.map_err(|e| MembershipError::Fatal(e.to_string()))
     }
 
     /// Stops the Raft core. The folder's lock is released a moment after the last clone is gone.
@@ -434,7 +503,11 @@ fn raft_config() -> Result<Config, StartError> {
 async fn follow_leadership(core: Arc<Core>) {
     let mut metrics = core.raft.metrics();
     loop {
-        let now = leadership(&metrics.borrow_and_update(), core.me);
+        let now = {
+            let metrics = metrics.borrow_and_update();
+            note_caught_up(&core.contacts, &metrics);
+            leadership(&metrics, core.me)
+        };
         let before = *core.leadership.borrow();
         if now != before {
             if now.leader != before.leader || (now.leader.is_some() && now.term != before.term) {
@@ -449,6 +522,17 @@ async fn follow_leadership(core: Arc<Core>) {
         if metrics.changed().await.is_err() {
             core.leadership.send_replace(Leadership { leader: None, is_controller: false, ..now });
             return;
+        }
+    }
+}
+
+/// On the leader: who holds all of its log. The metrics change at least as often as peers answer.
+fn note_caught_up(contacts: &Contacts, metrics: &openraft::RaftMetrics<RaftNodeId, RaftNode>) {
+    let Some(replication) = &metrics.replication else { return };
+    contacts.retain(|peer| replication.contains_key(peer));
+    for (peer, matched) in replication {
+        if matched.is_some() && matched.map(|id| id.index) >= metrics.last_log_index {
+            contacts.caught_up(*peer);
         }
     }
 }

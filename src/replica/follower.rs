@@ -1,7 +1,7 @@
 //! A partition's following side: what it asks its leader for, and what it does with the answers.
 
 use super::partition::Partition;
-use super::role::{Role, State};
+use super::role::{Afterwards, Role, State};
 use super::truncation::{self, Cut};
 use crate::config::topic::Durability;
 use crate::ids::*;
@@ -149,7 +149,9 @@ impl Partition {
         let high_watermark = fetched.high_watermark.min(end).max(guard.high_watermark).max(start);
         if high_watermark > guard.high_watermark {
             guard.high_watermark = high_watermark;
-            self.node.note_high_watermark();
+            drop(guard);
+            // Consumers may wait here as well (KIP-392).
+            self.finish(Afterwards { high_watermark: true, ..Afterwards::default() });
         }
         Ok(end != before)
     }

@@ -109,6 +109,11 @@ impl LeaderState {
         self.isr.contains(&broker)
     }
 
+    /// The other replicas, in replica order.
+    pub fn followers(&self) -> impl Iterator<Item = &Progress> {
+        self.others.iter()
+    }
+
     pub fn is_under_replicated(&self) -> bool {
         self.isr.len() <= self.others.len()
     }
@@ -124,7 +129,7 @@ impl LeaderState {
     }
 
     /// Each other replica with what it holds.
-    pub fn followers(&self) -> impl Iterator<Item = (BrokerId, Option<Offset>)> + '_ {
+    pub fn follower_ends(&self) -> impl Iterator<Item = (BrokerId, Option<Offset>)> + '_ {
         self.others.iter().map(|progress| (progress.broker, progress.end))
     }
 

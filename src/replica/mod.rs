@@ -5,6 +5,7 @@
 //!                └─ Parked ←───────── high watermark = min over maximal ISR ←─ followers' fetches
 //! image ─→ Hosted ─→ Reconciler (deltas) ─→ open / become leader / become follower / drop
 //!                                                └─ Fetchers ─→ Fetcher per (leader, durability)
+//! consumer of another rack ─→ nearby: the leader names an in-sync replica, which serves what it knows to be committed
 //! decisions, pure: leader (with isr, high_watermark) · truncation · fetch_session
 //! ```
 
@@ -17,6 +18,7 @@ mod high_watermark;
 pub mod hosted;
 mod isr;
 mod leader;
+mod nearby;
 mod node;
 mod opening;
 mod parked;

@@ -1,6 +1,7 @@
 //! One partition hosted here, behind one short lock that is never held over an await.
 
 use super::leader::{FollowerFetch, LeaderState};
+use super::nearby;
 use super::node::{Node, NodePeers};
 use super::role::{Afterwards, Role, State, ends_of};
 use super::truncation::{self, Epochs};
@@ -72,6 +73,8 @@ pub struct ReadRequest {
     /// −1: not checked.
     pub current_leader_epoch: LeaderEpoch,
     pub read_committed: bool,
+    /// A consumer that may be served by an in-sync follower, up to what that one knows to be committed (KIP-392).
+    pub any_replica: bool,
     pub follower: Option<FollowerState>,
 }
 
@@ -93,6 +96,8 @@ pub struct ReadOutcome {
     pub log_start: Offset,
     /// The follower's log diverges: truncate to min of this and its own end for that epoch (KIP-595).
     pub diverging: Option<(LeaderEpoch, Offset)>,
+    /// A consumer should read from this replica instead; then there are no records.
+    pub preferred: Option<BrokerId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,8 +232,7 @@ impl Partition {
     /// A consumer's read: bounded by the high watermark; above it there is nothing yet.
     fn plan_read(&self, request: &ReadRequest) -> Result<Planned, PartitionError> {
         let guard = self.state.lock();
-        let (log, _) = leading(&guard, request.current_leader_epoch)?;
-        in_range(request.offset, log)?;
+        let log = nearby::readable(&guard, request)?;
         let upper = guard.high_watermark;
         let reader = (request.offset < upper).then(|| log.reader());
         Ok(Planned { outcome: guard.outcome(log), reader, upper })
@@ -362,7 +366,7 @@ impl Partition {
             size_bytes: guard.log.as_ref().map_or(0, PartitionLog::size_bytes),
             last_epoch: guard.log.as_ref().map_or(LeaderEpoch::NONE, last_epoch),
             followers: match &guard.role {
-                Role::Leader(leader) => leader.followers().collect(),
+                Role::Leader(leader) => leader.follower_ends().collect(),
                 Role::Follower | Role::Stopped => Vec::new(),
             },
         }
@@ -437,7 +441,7 @@ impl Epochs for PartitionLog {
 }
 
 /// The log and the leader's state, if this node leads and `given` (−1: not checked) is the current epoch.
-fn leading(state: &State, given: LeaderEpoch) -> Result<(&PartitionLog, &LeaderState), PartitionError> {
+pub(super) fn leading(state: &State, given: LeaderEpoch) -> Result<(&PartitionLog, &LeaderState), PartitionError> {
     let log = state.log.as_ref().ok_or(PartitionError::NotHosted)?;
     if given != LeaderEpoch::NONE {
         if given < state.leader_epoch {

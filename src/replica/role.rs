@@ -35,6 +35,8 @@ pub(super) struct State {
     pub partition_epoch: PartitionEpoch,
     pub unclean_epoch: Option<LeaderEpoch>,
     pub high_watermark: Offset,
+    /// In the committed ISR, as far as the image here knows.
+    pub in_sync: bool,
     pub durability: Durability,
     pub parked: Parked,
     pub counted: Counted,
@@ -105,6 +107,7 @@ impl State {
             partition_epoch: PartitionEpoch(-1),
             unclean_epoch: None,
             high_watermark,
+            in_sync: false,
             durability,
             parked: Parked::default(),
             counted: Counted::default(),
@@ -130,6 +133,7 @@ impl State {
             last_stable: self.high_watermark,
             log_start: log.log_start(),
             diverging: None,
+            preferred: None,
         }
     }
 
@@ -187,8 +191,9 @@ impl Partition {
                 after
             }
             _ if leads => self.lead(state, view, min_isr, now),
-            _ => follow(state, view),
+            _ => follow(state, view, self.node.broker),
         };
+        state.in_sync = view.isr.contains(&self.node.broker);
         state.leader = view.leader;
         state.leader_epoch = view.leader_epoch;
         state.partition_epoch = view.partition_epoch;
@@ -347,9 +352,11 @@ impl Partition {
     }
 }
 
-fn follow(state: &mut State, view: &PartitionImage) -> Afterwards {
+fn follow(state: &mut State, view: &PartitionImage, me: BrokerId) -> Afterwards {
     let hint = LeaderHint { leader: view.leader, epoch: view.leader_epoch };
-    let changed = hint != state.hint() || matches!(state.role, Role::Leader(_));
+    // Who fell out of sync has consumers that must go elsewhere.
+    let fell_out = state.in_sync && !view.isr.contains(&me);
+    let changed = fell_out || hint != state.hint() || matches!(state.role, Role::Leader(_));
     state.role = Role::Follower;
     let failed = state.fail_parked(|| PartitionError::NotLeader(hint));
     Afterwards { failed, epoch: changed, ..Afterwards::default() }

@@ -161,6 +161,7 @@ impl Replica {
             at_least_one: true,
             current_leader_epoch: epoch,
             read_committed: false,
+            any_replica: false,
             follower: Some(FollowerState {
                 broker: self.node.broker,
                 broker_epoch: self.node.epoch(),
@@ -200,6 +201,7 @@ impl Replica {
             at_least_one: true,
             current_leader_epoch: LeaderEpoch::NONE,
             read_committed: false,
+            any_replica: false,
             follower: None,
         };
         self.partition.read(&request).map(|outcome| outcome.chunk.bytes)

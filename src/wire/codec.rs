@@ -13,9 +13,9 @@ use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 /// How many tagged fields a request header may hold; none is defined yet.
 const HEADER_TAGS_MAX: u32 = 64;
 
-/// OffsetCommit and OffsetFetch in a version that the generated decoders, and so the guard, do not know: their bodies
+/// OffsetCommit, OffsetFetch and AddRaftVoter in a version that the generated decoders, and so the guard, do not know: their bodies
 /// are decoded elsewhere, and their headers are flexible.
-const DECODED_BY_HAND: [(i16, i16); 2] = [(8, 10), (9, 10)];
+const DECODED_BY_HAND: [(i16, i16); 3] = [(8, 10), (9, 10), (80, 1)];
 
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {

@@ -66,6 +66,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(name: &str, nodes: u16, sets: &[&str]) -> Cluster {
+        Cluster::start_in(name, nodes, sets, &[])
+    }
+
+    /// The nodes are in these racks in turn.
+    pub fn start_in(name: &str, nodes: u16, sets: &[&str], racks: &[&str]) -> Cluster {
         let dir = std::env::temp_dir().join(format!("highwater-test-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let cluster = Cluster { port: free_base_port(nodes), dir, nodes };
@@ -73,6 +78,10 @@ impl Cluster {
         let mut arguments = vec!["dev", "--nodes", &count, "--port", &port, "--detach"];
         for set in sets {
             arguments.extend(["--set", set]);
+        }
+        let racks = racks.join(",");
+        if !racks.is_empty() {
+            arguments.extend(["--racks", &racks]);
         }
         cluster.dev(&arguments[1..]).assert_ok("dev --detach");
         cluster
@@ -96,6 +105,11 @@ impl Cluster {
 
     pub fn node_dir(&self, node: u16) -> PathBuf {
         self.dir.join(format!("node-{node}"))
+    }
+
+    /// What the node logged, over all its runs.
+    pub fn log(&self, node: u16) -> String {
+        std::fs::read_to_string(self.node_dir(node).join("log")).unwrap_or_default()
     }
 
     pub fn pid(&self, node: u16) -> Option<u32> {

@@ -48,6 +48,9 @@ struct UpArgs {
     /// A broker config under Kafka's name, for all nodes; kept in the folder
     #[arg(long, value_name = "KEY=VALUE", value_parser = checked_pair)]
     set: Vec<(String, String)>,
+    /// The nodes' racks in turn, as in a,b,c; kept in the folder
+    #[arg(long, value_name = "RACK,…", value_delimiter = ',')]
+    racks: Vec<String>,
     /// Leave the nodes running in the background
     #[arg(long, conflicts_with = "demo")]
     detach: bool,
@@ -102,8 +105,8 @@ fn checked_pair(text: &str) -> Result<(String, String), String> {
 pub async fn run(dev: Dev, format: Format) -> anyhow::Result<()> {
     match dev.command {
         None => {
-            let UpArgs { nodes, port, set, detach, fresh, demo, folder } = dev.up;
-            up::run(up::Wanted { dir: folder.dir, nodes, port, set, detach, fresh, demo }).await
+            let UpArgs { nodes, port, set, racks, detach, fresh, demo, folder } = dev.up;
+            up::run(up::Wanted { dir: folder.dir, nodes, port, set, racks, detach, fresh, demo }).await
         }
         Some(Command::Status(folder)) => control::status(&folder.dir, format).await,
         Some(Command::Stop(folder)) => control::stop(&folder.dir).await,

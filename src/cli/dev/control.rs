@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
+const PORTS_DEADLINE: Duration = Duration::from_secs(2);
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a foreground `dev` has to see a note.
 const NOTE_DEADLINE: Duration = Duration::from_secs(5);
@@ -73,6 +74,17 @@ pub fn resume(dir: &Path, node: u16) -> anyhow::Result<()> {
     output::line(format!("resumed node {node} (pid {})", found.pid.as_raw_nonzero()))
 }
 
+/// The ports of a killed process are let go of when its last thread has ended, a moment after the process is found dead.
+async fn ports_come_free(file: &ClusterFile, node: u16) -> anyhow::Result<()> {
+    let until = Instant::now() + PORTS_DEADLINE;
+    loop {
+        match up::ports_are_free(file, [node]).await {
+            Err(_) if Instant::now() < until => sleep(Duration::from_millis(20)).await,
+            result => return result,
+        }
+    }
+}
+
 pub async fn start(dir: &Path, node: u16) -> anyhow::Result<()> {
     let (folder, file) = open(dir, node)?;
     if let Some(found) = process::find(&folder, node)? {
@@ -82,7 +94,7 @@ pub async fn start(dir: &Path, node: u16) -> anyhow::Result<()> {
         };
         anyhow::bail!("node {node} runs already (pid {}){hint}", found.pid.as_raw_nonzero());
     }
-    up::ports_are_free(&file, [node]).await?;
+    ports_come_free(&file, node).await?;
     if is_tended(&folder)? {
         let note = folder.start_wanted(node);
         disk::write_atomic(&note, b"").with_context(|| note.display().to_string())?;
@@ -251,7 +263,7 @@ mod tests {
         let missing = open(&place.path().join("nowhere"), 1).unwrap_err().to_string();
         assert!(missing.contains("nowhere") && missing.contains("highwater dev --dir"), "{missing}");
         let folder = Folder::create(place.path()).unwrap();
-        folder.write_nodes(&ClusterFile { nodes: 3, port: 9092, set: BTreeMap::new() }).unwrap();
+        folder.write_nodes(&ClusterFile { nodes: 3, port: 9092, set: BTreeMap::new(), racks: Vec::new() }).unwrap();
         let unknown = open(place.path(), 4).unwrap_err().to_string();
         assert!(unknown.contains("no node 4") && unknown.contains("1 to 3"), "{unknown}");
         let stopped = running(&folder, 2, place.path()).unwrap_err().to_string();

@@ -44,6 +44,9 @@ pub struct ClusterFile {
     pub port: u16,
     /// Broker configs that `--set` gave, now and earlier.
     pub set: BTreeMap<String, String>,
+    /// Node i is in rack (i − 1) mod their number; in none if there are none.
+    #[serde(default)]
+    pub racks: Vec<String>,
 }
 
 impl ClusterFile {
@@ -103,6 +106,10 @@ impl ClusterFile {
         let mut text = String::from("# Written by `highwater dev` at each start.\n");
         let _ = writeln!(text, "node_id = {node}\ndata_dir = {}\nroles = {roles}", quoted(data));
         let _ = writeln!(text, "controllers = [{}]", controllers.join(", "));
+        if !self.racks.is_empty() {
+            let rack = &self.racks[usize::from(node - 1) % self.racks.len()];
+            let _ = writeln!(text, "rack = {}", quoted(rack));
+        }
         let listeners = [
             ("listeners.plaintext", ports.kafka),
             ("cluster_listener", ports.cluster),
@@ -220,7 +227,7 @@ mod tests {
     use crate::config::broker::NodeConfig;
 
     fn cluster(nodes: u16) -> ClusterFile {
-        ClusterFile { nodes, port: 9092, set: BTreeMap::new() }
+        ClusterFile { nodes, port: 9092, set: BTreeMap::new(), racks: Vec::new() }
     }
 
     #[test]
@@ -231,7 +238,7 @@ mod tests {
         assert_eq!(Ports::of(65_533, 1), None);
         assert_eq!(Ports::of(65_532, 2), None);
         assert_eq!(Ports::of(9092, 0), None, "nodes count from 1");
-        assert!(ClusterFile { nodes: 50, port: 65_100, set: BTreeMap::new() }.check().is_err());
+        assert!(ClusterFile { nodes: 50, port: 65_100, set: BTreeMap::new(), racks: Vec::new() }.check().is_err());
     }
 
     #[test]
@@ -244,9 +251,11 @@ mod tests {
     fn the_written_configuration_is_read_back_as_meant() {
         let mut file = cluster(4);
         file.set.insert("num.partitions".into(), "6".into());
+        file.racks = vec!["a".into(), "b".into(), "c".into()];
         let text = file.node_config(4, Path::new("/tmp/a \"b\"/data")).unwrap();
         let config = NodeConfig::load(Some((Path::new("highwater.toml"), &text)), Vec::new(), &[]).unwrap();
         assert_eq!((config.node_id.0, config.is_broker, config.is_controller), (4, true, false));
+        assert_eq!(config.rack.as_deref(), Some("a"), "the fourth begins anew");
         assert_eq!(config.data_dir, Path::new("/tmp/a \"b\"/data"));
         assert_eq!(config.kafka_listeners[0].bind, "127.0.0.1:9122");
         assert_eq!(config.replica_listener.advertised, "127.0.0.1:9125");

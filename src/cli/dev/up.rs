@@ -30,6 +30,8 @@ pub struct Wanted {
     pub nodes: Option<u16>,
     pub port: Option<u16>,
     pub set: Vec<(String, String)>,
+    /// As before if empty.
+    pub racks: Vec<String>,
     pub detach: bool,
     pub fresh: bool,
     pub demo: bool,
@@ -54,7 +56,11 @@ fn settle(wanted: &Wanted, held: Option<ClusterFile>) -> anyhow::Result<ClusterF
         nodes: wanted.nodes.unwrap_or(DEFAULT_NODES),
         port: wanted.port.unwrap_or(DEFAULT_PORT),
         set: BTreeMap::new(),
+        racks: Vec::new(),
     });
+    if !wanted.racks.is_empty() {
+        file.racks.clone_from(&wanted.racks);
+    }
     file.set.extend(wanted.set.iter().cloned());
     file.check()?;
     Ok(file)
@@ -330,13 +336,13 @@ mod tests {
 
     fn wanted(nodes: Option<u16>, fresh: bool) -> Wanted {
         let set = vec![("num.partitions".to_string(), "6".to_string())];
-        Wanted { dir: "d".into(), nodes, port: None, set, detach: false, fresh, demo: false }
+        Wanted { dir: "d".into(), nodes, port: None, set, racks: Vec::new(), detach: false, fresh, demo: false }
     }
 
     #[test]
     fn a_cluster_with_data_keeps_its_shape_and_its_configs() {
         let set = BTreeMap::from([("log.retention.ms".to_string(), "1000".to_string())]);
-        let held = ClusterFile { nodes: 5, port: 19_092, set };
+        let held = ClusterFile { nodes: 5, port: 19_092, set, racks: Vec::new() };
         let settled = settle(&wanted(None, false), Some(held.clone())).unwrap();
         assert_eq!((settled.nodes, settled.port, settled.set.len()), (5, 19_092, 2));
         let refused = settle(&wanted(Some(3), false), Some(held.clone())).unwrap_err().to_string();
@@ -351,7 +357,7 @@ mod tests {
         let port = taken.local_addr().unwrap().port();
         // The taken port is node 2's admin port.
         let Some(base) = port.checked_sub(12).filter(|base| *base > 1_024) else { return };
-        let file = ClusterFile { nodes: 2, port: base, set: BTreeMap::new() };
+        let file = ClusterFile { nodes: 2, port: base, set: BTreeMap::new(), racks: Vec::new() };
         if file.check().is_err() {
             return;
         }

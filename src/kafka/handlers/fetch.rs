@@ -8,6 +8,7 @@
 use super::fetch_round::{Answered, Failure, Limit, Round, Rules};
 use super::fetch_session::{Entry, Session, TopicKey, Wish};
 use super::fetch_session_cache::{CheckedOut, EPOCH_FIRST, EPOCH_NONE, SessionCache};
+use crate::config::broker::RACK_AWARE_SELECTOR;
 use crate::ids::*;
 use crate::kafka::budget::Lease;
 use crate::kafka::context::RequestContext;
@@ -42,6 +43,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 const READ_COMMITTED: i8 = 1;
 const WITH_SESSIONS: i16 = 7;
+/// From here on consumers know that followers may serve them (KIP-392).
+const WITH_RACK: i16 = 11;
 const BY_ID: i16 = 13;
 const WITH_REPLICA_STATE: i16 = 15;
 const WITH_LEADER: i16 = 16;
@@ -113,7 +116,8 @@ pub async fn handle(context: &RequestContext, request: FetchRequest) -> (FetchRe
         read_committed: request.isolation_level == READ_COMMITTED,
         is_incremental: is_kept,
     };
-    let gathering = Gathering { context, fetcher, rules };
+    let rack = consumer_rack(context, fetcher, &request).map(String::from);
+    let gathering = Gathering { context, fetcher, rules, rack };
     // An error is told at once.
     let wait_ms = if refused.is_empty() { u64::try_from(request.max_wait_ms).unwrap_or(0) } else { 0 };
     let deadline = Instant::now() + Duration::from_millis(wait_ms);
@@ -204,6 +208,8 @@ struct Gathering<'a> {
     context: &'a RequestContext,
     fetcher: Fetcher,
     rules: Rules,
+    /// Of a consumer that is to read from the nearest replica.
+    rack: Option<String>,
 }
 
 impl Gathering<'_> {
@@ -262,12 +268,15 @@ impl Gathering<'_> {
 
     fn read(&self, round: &mut Round, session: &mut Session, tokens: &[u32], watcher: Option<&Arc<Watcher>>) {
         let image = self.context.services.quorum.image();
-        round.read(session, tokens, |token, entry, limit| self.read_one(&image, token, entry, limit, watcher));
+        let near =
+            self.rack.as_deref().map(|rack| brokers_in(&image, rack, Door::of(self.context))).unwrap_or_default();
+        round.read(session, tokens, |token, entry, limit| self.read_one(&image, &near, token, entry, limit, watcher));
     }
 
     fn read_one(
         &self,
         image: &Image,
+        near: &[BrokerId],
         token: u32,
         entry: &mut Entry,
         limit: Limit,
@@ -296,10 +305,29 @@ impl Gathering<'_> {
             at_least_one: limit.at_least_one,
             current_leader_epoch: entry.wish.current_leader_epoch,
             read_committed: self.rules.read_committed,
+            any_replica: self.fetcher == Fetcher::Consumer && self.context.version >= WITH_RACK,
             follower,
         };
+        if let Some(elsewhere) = partition.redirect(&request, near) {
+            return Ok(elsewhere);
+        }
         partition.read(&request).map_err(|error| failure(id, &error))
     }
+}
+
+/// The rack of a consumer, where the brokers are told to heed it.
+fn consumer_rack<'a>(context: &RequestContext, fetcher: Fetcher, request: &'a FetchRequest) -> Option<&'a str> {
+    let heeded = || context.services.config.kafka.text("replica.selector.class") == RACK_AWARE_SELECTOR;
+    let rack = (fetcher == Fetcher::Consumer && context.version >= WITH_RACK).then_some(&*request.rack_id)?;
+    (!rack.is_empty() && heeded()).then_some(rack)
+}
+
+/// Live brokers of a rack that the consumer can reach: those with the listener that it came in on.
+fn brokers_in(image: &Image, rack: &str, door: Door<'_>) -> Vec<BrokerId> {
+    let near = image.brokers.iter().filter(|(_, broker)| {
+        broker.is_active() && broker.registration.rack.as_deref() == Some(rack) && door.endpoint(broker).is_some()
+    });
+    near.map(|(id, _)| *id).collect()
 }
 
 /// Of a partition that there is not.
@@ -371,6 +399,9 @@ fn found(version: i16, partition: i32, outcome: ReadOutcome, read_committed: boo
         .with_records(Some(outcome.chunk.bytes));
     if version >= 5 {
         data.log_start_offset = outcome.log_start.0;
+    }
+    if let Some(preferred) = outcome.preferred.filter(|_| version >= WITH_RACK) {
+        data.preferred_read_replica = preferred.0.into();
     }
     if let Some((epoch, end)) = outcome.diverging.filter(|_| version >= 12) {
         data.diverging_epoch = EpochEndOffset::default().with_epoch(epoch.0).with_end_offset(end.0);

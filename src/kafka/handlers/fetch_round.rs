@@ -88,7 +88,9 @@ impl Round {
             || self.results.iter().any(|(token, (outcome, _))| match outcome {
                 Err(_) => true,
                 Ok(outcome) => {
-                    outcome.diverging.is_some() || (self.rules.is_follower && has_moved(session, *token, outcome))
+                    outcome.diverging.is_some()
+                        || outcome.preferred.is_some()
+                        || (self.rules.is_follower && has_moved(session, *token, outcome))
                 }
             })
     }
@@ -119,6 +121,7 @@ impl Round {
                 && is_same
                 && outcome.chunk.bytes.is_empty()
                 && outcome.diverging.is_none()
+                && outcome.preferred.is_none()
             {
                 continue;
             }
@@ -148,7 +151,7 @@ fn rests(outcome: &Outcome, session: &Session, token: u32, limit: Limit, rules: 
     let (Ok(outcome), Some(entry)) = (outcome, session.entry(token)) else { return false };
     let readable = if rules.read_committed { outcome.last_stable } else { outcome.high_watermark };
     let at_end = limit.at_least_one || (!rules.is_follower && entry.wish.offset >= readable);
-    at_end && outcome.diverging.is_none() && is_watched(entry)
+    at_end && outcome.diverging.is_none() && outcome.preferred.is_none() && is_watched(entry)
 }
 
 fn is_watched(entry: &Entry) -> bool {

@@ -16,6 +16,7 @@ fn outcome(bytes: usize, high_watermark: i64) -> ReadOutcome {
         last_stable: Offset(high_watermark),
         log_start: Offset(0),
         diverging: None,
+        preferred: None,
     }
 }
 
@@ -149,4 +150,18 @@ fn only_a_partition_proven_empty_rests() {
     let mut round = Round::new(CONSUMER);
     round.read(&mut session, &tokens[1..2], batches(&[0, 0, 0]));
     assert_eq!(round.finish(&mut session).len(), 1, "that it is over is told");
+}
+
+#[test]
+fn a_nearer_replica_is_named_at_once_and_again() {
+    let mut session = session(1);
+    let tokens = session.hot();
+    for _ in 0..2 {
+        let mut round = Round::new(Rules { min_bytes: 1_000, ..CONSUMER });
+        round.read(&mut session, &tokens, |_, _, _| Ok(ReadOutcome { preferred: Some(BrokerId(2)), ..outcome(0, 20) }));
+        assert!(round.is_enough(&session), "nothing to wait for here");
+        let answered = round.finish(&mut session);
+        assert_eq!(answered.len(), 1, "a session does not leave it out as unchanged");
+        assert_eq!(session.hot(), tokens, "and looks again, should the other replica fall out of sync");
+    }
 }

@@ -19,6 +19,7 @@ fn answered(version: i16) -> Vec<Answered> {
         last_stable: Offset(8),
         log_start: Offset(1),
         diverging: None,
+        preferred: None,
     };
     let empty =
         ReadOutcome { chunk: Chunk::default(), diverging: Some((LeaderEpoch(2), Offset(5))), ..outcome.clone() };
@@ -145,4 +146,24 @@ fn topics_that_cannot_exist_are_answered_and_not_kept() {
     assert_eq!(codes, [(4, Code::UnknownTopicOrPartition); 2]);
     let response = respond(12, &testing::image(), DOOR, false, refused);
     testing::encodes(FETCH, 12, &response);
+}
+
+#[test]
+fn only_live_brokers_of_the_rack_that_the_consumer_can_reach_are_near() {
+    let image = testing::image();
+    assert_eq!(brokers_in(&image, "rack-2", DOOR), [BrokerId(2)]);
+    assert!(brokers_in(&image, "rack-3", DOOR).is_empty(), "fenced");
+    assert!(brokers_in(&image, "rack-9", DOOR).is_empty());
+    let elsewhere = Door { listener: "only-on-1", is_replica_listener: false };
+    assert!(brokers_in(&image, "rack-2", elsewhere).is_empty(), "it has no such listener");
+}
+
+#[test]
+fn the_preferred_replica_is_told_from_version_11_on() {
+    let mut rows = answered(11);
+    rows.truncate(1);
+    rows[0].outcome.as_mut().unwrap().preferred = Some(BrokerId(2));
+    let outcome = rows[0].outcome.as_ref().unwrap();
+    assert_eq!(found(11, 0, outcome.clone(), false).preferred_read_replica.0, 2);
+    assert_eq!(found(10, 0, outcome.clone(), false).preferred_read_replica.0, -1);
 }

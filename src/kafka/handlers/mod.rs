@@ -21,5 +21,6 @@ pub mod offsets;
 pub mod produce;
 pub mod produce_legacy;
 pub mod produce_records;
+pub mod quorum;
 pub mod reassignments;
 pub mod topics;

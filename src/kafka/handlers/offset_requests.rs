@@ -25,7 +25,7 @@ pub enum OffsetRequestError {
     Trailing(usize),
 }
 
-type Parsed<T> = Result<T, OffsetRequestError>;
+pub(super) type Parsed<T> = Result<T, OffsetRequestError>;
 
 /// The body after the header.
 pub fn decode_commit_v10(body: &[u8]) -> Parsed<OffsetCommitRequest> {
@@ -76,14 +76,14 @@ pub fn decode_fetch_v10(body: &[u8]) -> Parsed<OffsetFetchRequest> {
     Ok(request)
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     rest: &'a [u8],
     /// Of all arrays together, as in the guard: an element may take far more memory than its bytes here.
     elements_left: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn new(body: &'a [u8]) -> Self {
+    pub(super) fn new(body: &'a [u8]) -> Self {
         Reader { rest: body, elements_left: REQUEST_ELEMENTS_MAX }
     }
 
@@ -93,13 +93,13 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn bytes<const N: usize>(&mut self) -> Parsed<[u8; N]> {
+    pub(super) fn bytes<const N: usize>(&mut self) -> Parsed<[u8; N]> {
         let mut bytes = [0; N];
         bytes.copy_from_slice(self.take(N)?);
         Ok(bytes)
     }
 
-    fn int32(&mut self) -> Parsed<i32> {
+    pub(super) fn int32(&mut self) -> Parsed<i32> {
         Ok(i32::from_be_bytes(self.bytes()?))
     }
 
@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
         Ok(i64::from_be_bytes(self.bytes()?))
     }
 
-    fn uuid(&mut self) -> Parsed<Uuid> {
+    pub(super) fn uuid(&mut self) -> Parsed<Uuid> {
         Ok(Uuid::from_bytes(self.bytes()?))
     }
 
@@ -123,18 +123,18 @@ impl<'a> Reader<'a> {
         Err(OffsetRequestError::Length)
     }
 
-    fn text(&mut self) -> Parsed<StrBytes> {
+    pub(super) fn text(&mut self) -> Parsed<StrBytes> {
         self.nullable_text()?.ok_or(OffsetRequestError::Length)
     }
 
     /// One more than the length; 0 is null.
-    fn nullable_text(&mut self) -> Parsed<Option<StrBytes>> {
+    pub(super) fn nullable_text(&mut self) -> Parsed<Option<StrBytes>> {
         let Some(length) = self.varint()?.checked_sub(1) else { return Ok(None) };
         let text = std::str::from_utf8(self.take(length)?).map_err(|_| OffsetRequestError::NotText)?;
         Ok(Some(StrBytes::from_string(text.to_string())))
     }
 
-    fn array<T>(&mut self, item: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
+    pub(super) fn array<T>(&mut self, item: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
         self.nullable_array(item)?.ok_or(OffsetRequestError::Length)
     }
 
@@ -152,7 +152,7 @@ impl<'a> Reader<'a> {
         Ok(Some(items))
     }
 
-    fn skip_tags(&mut self) -> Parsed<()> {
+    pub(super) fn skip_tags(&mut self) -> Parsed<()> {
         for _ in 0..self.varint()? {
             let _tag = self.varint()?;
             let size = self.varint()?;
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Parsed<()> {
+    pub(super) fn finish(mut self) -> Parsed<()> {
         self.skip_tags()?;
         if self.rest.is_empty() { Ok(()) } else { Err(OffsetRequestError::Trailing(self.rest.len())) }
     }

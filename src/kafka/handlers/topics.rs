@@ -67,7 +67,7 @@ pub fn outcomes(answer: Result<IntentAnswer, SubmitError>, count: usize) -> Vec<
         Ok(IntentAnswer::Results(all)) => {
             all.iter().map(|one| one.clone().map(|()| None).map_err(|e| (&e).into())).collect()
         }
-        Ok(IntentAnswer::Isr(_) | IntentAnswer::ProducerIds { .. }) => Vec::new(),
+        Ok(_) => Vec::new(),
         Err(error) => vec![Err((&error).into()); count],
     };
     if outcomes.len() == count {

@@ -4,6 +4,7 @@
 use super::*;
 use crate::metadata::command::{ConfigChange, ConfigResource};
 use crate::platform::clock;
+use futures::FutureExt;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
@@ -431,4 +432,28 @@ async fn a_dead_core_is_told_and_a_stopped_one_is_not() {
     let quorum = cluster.node(1).clone();
     cluster.nodes.get_mut(&1).unwrap().kill();
     tokio::time::timeout(SHORT, quorum.fatal()).await.expect("the core died with its runtime");
+}
+
+#[tokio::test]
+async fn a_change_of_voters_left_half_way_is_finished_by_another_controller() {
+    let mut cluster = Cluster::formed(3).await;
+    let first = cluster.controller().await;
+    // Only the first of its two steps is made: the caller is gone before the second.
+    let voters: BTreeSet<_> = (1..=3).filter(|n| *n != first).map(RaftNodeId::from).collect();
+    let raft = cluster.node(first).core.raft.clone();
+    let change = raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true);
+    assert!(change.now_or_never().is_none(), "asked, and not waited for");
+    let deadline = clock::now() + PATIENCE;
+    while !cluster.node(first).status().half_way.is_some_and(|step| step.committed) {
+        assert!(clock::now() < deadline, "the first step is not committed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cluster.kill(first);
+    let second = cluster.controller().await;
+    cluster.commit("still one").await;
+    assert!(cluster.node(second).status().half_way.is_some(), "nobody makes the second step by itself");
+    cluster.node(second).finish_change().await.unwrap();
+    let status = cluster.node(second).status();
+    assert_eq!(status.half_way, None);
+    assert_eq!(status.members.iter().filter(|m| m.voter).count(), 2);
 }

@@ -1,10 +1,12 @@
 //! Raft calls to peers: tonic channels, shared by address.
 
+use super::contacts::Contacts;
 use super::identity::ClusterIdentity;
 use super::proto::RaftMessage;
 use super::proto::raft_client::RaftClient;
 use super::standing::{PreVote, PreVoteAnswer};
 use super::types::*;
+use crate::platform::clock;
 use openraft::error::{
     InstallSnapshotError, NetworkError, PayloadTooLarge, RPCError, RaftError, RemoteError, Unreachable,
 };
@@ -41,12 +43,13 @@ enum Lane {
 #[derive(Clone)]
 pub struct Transport {
     cluster: Arc<ClusterIdentity>,
+    contacts: Arc<Contacts>,
     channels: Arc<Mutex<BTreeMap<(Lane, String), Channel>>>,
 }
 
 impl Transport {
-    pub fn new(cluster: Arc<ClusterIdentity>) -> Transport {
-        Transport { cluster, channels: Arc::default() }
+    pub fn new(cluster: Arc<ClusterIdentity>, contacts: Arc<Contacts>) -> Transport {
+        Transport { cluster, contacts, channels: Arc::default() }
     }
 
     fn channel(&self, lane: Lane, address: &str) -> Result<Channel, tonic::transport::Error> {
@@ -179,7 +182,11 @@ impl RaftNetwork<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<RaftNodeId>, RpcError<RaftError<RaftNodeId>>> {
-        self.call(Method::Append, &request).await.map_err(|e| match e {
+        let answer = self.call(Method::Append, &request).await;
+        if answer.is_ok() {
+            self.transport.contacts.heard(self.target, clock::now());
+        }
+        answer.map_err(|e| match e {
             // The log reader bounds a request by bytes already; this is for a change of bounds that forgets one of them.
             CallError::Codec(CodecError::TooLarge { .. }) if request.entries.len() > 1 => {
                 PayloadTooLarge::new_entries_hint(request.entries.len() as u64 / 2).into()

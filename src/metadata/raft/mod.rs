@@ -11,6 +11,7 @@
 //! the leader's process and performs it; `server` tells it of every message of a leader and of every vote request.
 
 pub mod client;
+pub mod contacts;
 pub mod failover;
 mod folder;
 pub mod identity;

@@ -42,6 +42,7 @@ async fn serve_one(mut stream: TcpStream, leader: Arc<Partition>) {
                 at_least_one: true,
                 current_leader_epoch: LeaderEpoch(partition.current_leader_epoch),
                 read_committed: false,
+                any_replica: false,
                 follower: Some(FollowerState {
                     broker: BrokerId(request.replica_state.replica_id.0),
                     broker_epoch: BrokerEpoch(request.replica_state.replica_epoch),

@@ -129,6 +129,7 @@ async fn a_follower_of_an_older_registration_is_not_known() {
         at_least_one: true,
         current_leader_epoch: LeaderEpoch(0),
         read_committed: false,
+        any_replica: false,
         follower: Some(FollowerState {
             broker: BrokerId(2),
             broker_epoch: BrokerEpoch(101),

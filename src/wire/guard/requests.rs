@@ -33,9 +33,12 @@ pub const REQUESTS: &[Api] = &[
     Api::new(45, "AlterPartitionReassignments", 0, 1, 0, ALTER_PARTITION_REASSIGNMENTS),
     Api::new(46, "ListPartitionReassignments", 0, 0, 0, LIST_PARTITION_REASSIGNMENTS),
     Api::new(47, "OffsetDelete", 0, 0, NEVER, OFFSET_DELETE),
+    Api::new(55, "DescribeQuorum", 0, 2, 0, DESCRIBE_QUORUM),
     Api::new(60, "DescribeCluster", 0, 2, 0, DESCRIBE_CLUSTER),
     Api::new(64, "UnregisterBroker", 0, 0, 0, UNREGISTER_BROKER),
     Api::new(75, "DescribeTopicPartitions", 0, 0, 0, DESCRIBE_TOPIC_PARTITIONS),
+    Api::new(80, "AddRaftVoter", 0, 0, 0, ADD_RAFT_VOTER),
+    Api::new(81, "RemoveRaftVoter", 0, 0, 0, REMOVE_RAFT_VOTER),
 ];
 
 const PRODUCE: &[Field] = &[
@@ -266,6 +269,19 @@ const INCREMENTAL_ALTER_CONFIGS: &[Field] = &[
 
 const OFFSET_DELETE: &[Field] =
     &[text("group_id"), structs("topics", &[text("name"), structs("partitions", &[fixed("partition_index", 4)])])];
+
+const DESCRIBE_QUORUM: &[Field] =
+    &[structs("topics", &[text("topic_name"), structs("partitions", &[fixed("partition_index", 4)])])];
+
+const ADD_RAFT_VOTER: &[Field] = &[
+    text("cluster_id"),
+    fixed("timeout_ms", 4),
+    fixed("voter_id", 4),
+    fixed("voter_directory_id", 16),
+    structs("listeners", &[text("name"), text("host"), fixed("port", 2)]),
+];
+
+const REMOVE_RAFT_VOTER: &[Field] = &[text("cluster_id"), fixed("voter_id", 4), fixed("voter_directory_id", 16)];
 
 const DESCRIBE_CLUSTER: &[Field] = &[
     fixed("include_cluster_authorized_operations", 1),

@@ -30,9 +30,12 @@ pub const RESPONSES: &[Api] = &[
     Api::new(45, "AlterPartitionReassignments", 0, 1, 0, ALTER_PARTITION_REASSIGNMENTS),
     Api::new(46, "ListPartitionReassignments", 0, 0, 0, LIST_PARTITION_REASSIGNMENTS),
     Api::new(47, "OffsetDelete", 0, 0, NEVER, OFFSET_DELETE),
+    Api::new(55, "DescribeQuorum", 0, 2, 0, DESCRIBE_QUORUM),
     Api::new(60, "DescribeCluster", 0, 2, 0, DESCRIBE_CLUSTER),
     Api::new(64, "UnregisterBroker", 0, 0, 0, UNREGISTER_BROKER),
     Api::new(75, "DescribeTopicPartitions", 0, 0, 0, DESCRIBE_TOPIC_PARTITIONS),
+    Api::new(80, "AddRaftVoter", 0, 0, 0, RAFT_VOTER),
+    Api::new(81, "RemoveRaftVoter", 0, 0, 0, RAFT_VOTER),
 ];
 
 const PRODUCE: &[Field] = &[
@@ -408,6 +411,42 @@ const OFFSET_DELETE: &[Field] = &[
     fixed("throttle_time_ms", 4),
     structs("topics", &[text("name"), structs("partitions", &[fixed("partition_index", 4), fixed("error_code", 2)])]),
 ];
+
+const QUORUM_REPLICA: &[Field] = &[
+    fixed("replica_id", 4),
+    fixed("replica_directory_id", 16).since(2),
+    fixed("log_end_offset", 8),
+    fixed("last_fetch_timestamp", 8).since(1),
+    fixed("last_caught_up_timestamp", 8).since(1),
+];
+
+const DESCRIBE_QUORUM: &[Field] = &[
+    fixed("error_code", 2),
+    text("error_message").since(2),
+    structs(
+        "topics",
+        &[
+            text("topic_name"),
+            structs(
+                "partitions",
+                &[
+                    fixed("partition_index", 4),
+                    fixed("error_code", 2),
+                    text("error_message").since(2),
+                    fixed("leader_id", 4),
+                    fixed("leader_epoch", 4),
+                    fixed("high_watermark", 8),
+                    structs("current_voters", QUORUM_REPLICA),
+                    structs("observers", QUORUM_REPLICA),
+                ],
+            ),
+        ],
+    ),
+    structs("nodes", &[fixed("node_id", 4), structs("listeners", &[text("name"), text("host"), fixed("port", 2)])])
+        .since(2),
+];
+
+const RAFT_VOTER: &[Field] = &[fixed("throttle_time_ms", 4), fixed("error_code", 2), text("error_message")];
 
 const DESCRIBE_CLUSTER: &[Field] = &[
     fixed("throttle_time_ms", 4),

@@ -1,0 +1,75 @@
+//! Changing who votes, one change at a time: checked against what this controller sees, then carried out.
+
+use super::controller::ControllerError;
+use crate::ids::*;
+use crate::metadata::image::Image;
+use crate::metadata::quorum::{MembershipError, Quorum};
+use crate::metadata::raft::types::RaftNodeId;
+use crate::metadata::voters::{self, Step, VoterChange, VoterError, VoterOutcome};
+use tokio::sync::Mutex;
+
+/// Held while a change is under way: a second one is told so instead of waiting.
+#[derive(Default)]
+pub(super) struct VoterChanges {
+    one_at_a_time: Mutex<()>,
+}
+
+impl VoterChanges {
+    /// The inner error is the answer; the outer one is of a node that cannot give it.
+    pub async fn make(
+        &self,
+        quorum: &Quorum,
+        change: VoterChange,
+    ) -> Result<Result<VoterOutcome, VoterError>, ControllerError> {
+        let Ok(_turn) = self.one_at_a_time.try_lock() else { return Ok(Err(VoterError::InProgress)) };
+        let step = match voters::plan(&quorum.status(), &change) {
+            Ok(step) => step,
+            Err(error) => return Ok(Err(error)),
+        };
+        let keep = stays_a_learner(&quorum.image(), &step);
+        tracing::info!(?change, voters = ?names(&step), "changing who votes");
+        let outcome = match quorum.change_voters(step.voters.clone(), keep).await {
+            Ok(()) => Ok(VoterOutcome {
+                voters: step.voters.iter().copied().collect(),
+                warning: voters::warning(step.voters.len()),
+            }),
+            Err(error) => Err(refusal(error)?),
+        };
+        match &outcome {
+            Ok(_) => tracing::info!(voters = ?names(&step), "the voters changed"),
+            Err(error) => tracing::warn!(%error, "the voters were not changed"),
+        }
+        if step.leaves == Some(quorum.me()) && outcome.is_ok() {
+            tracing::info!("this node votes no more: it hands over to one that does");
+        }
+        Ok(outcome)
+    }
+}
+
+/// One that hosts a broker goes on following the log; a lost folder, or a node that only voted, is forgotten.
+fn stays_a_learner(image: &Image, step: &Step) -> bool {
+    let hosts_broker = |id: RaftNodeId| {
+        image.brokers.get(&id.node).is_some_and(|broker| broker.registration.directory == id.directory)
+    };
+    !step.forget && step.leaves.is_some_and(hosts_broker)
+}
+
+fn names(step: &Step) -> Vec<BrokerId> {
+    step.voters.iter().map(|id| id.node).collect()
+}
+
+fn refusal(error: MembershipError) -> Result<VoterError, ControllerError> {
+    Ok(match error {
+        MembershipError::NotController(leader) => return Err(ControllerError::NotController(leader)),
+        MembershipError::Fatal(why) => return Err(ControllerError::Stopped(why)),
+        MembershipError::InProgress => VoterError::InProgress,
+        MembershipError::Unknown(_) => VoterError::Unknown,
+        MembershipError::NotAMember(id) => VoterError::NotAMember(id.node),
+        MembershipError::NotCaughtUp { node, matched, last } => {
+            VoterError::NotCaughtUp { node, matched: matched.unwrap_or_default(), last }
+        }
+        error @ (MembershipError::AlreadyFormed | MembershipError::WrongCluster(_) | MembershipError::Refused(_)) => {
+            VoterError::Refused(error.to_string())
+        }
+    })
+}
