@@ -40,7 +40,8 @@ impl Fault {
 
     pub(crate) fn parse(line: &[u8]) -> Option<Fault> {
         let at = line.iter().position(|byte| *byte == b' ')?;
-        let below = PathBuf::from(OsStr::from_bytes(&line[at + 1..]));
+        // "/data/" means the same as "/data".
+        let below = PathBuf::from(OsStr::from_bytes(&line[at + 1..])).components().collect();
         match std::str::from_utf8(&line[..at]).ok()? {
             "sync" => Some(Fault::Sync { below }),
             "write" => Some(Fault::Write { below }),
@@ -89,6 +90,7 @@ mod tests {
             let line = fault.line();
             assert_eq!(Fault::parse(&line[..line.len() - 1]), Some(fault));
         }
+        assert_eq!(Fault::parse(b"sync /data/"), Some(Fault::Sync { below: PathBuf::from("/data") }));
         assert_eq!(Fault::parse(b"burn /data"), None);
     }
 }
