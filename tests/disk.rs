@@ -4,7 +4,7 @@
 mod support;
 
 use powercut::Fault;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::load::{Load, assert_exactly_once, read_all};
 use support::powered::{Powered, Under};
 use support::wait_for;
@@ -30,9 +30,12 @@ fn a_leader_whose_disk_fails(name: &str, below: &str) {
         let found = powered.partitions("t")?;
         found.iter().all(|(id, _)| *id > 0 && *id != i32::from(victim)).then_some(())
     });
+    let loss = powered.data(victim).join("partitions/.lossy");
+    assert!(loss.exists(), "the next registration must report the loss");
     powered.set_faults(victim, &[]);
     powered.start(victim, Under::Shim);
     powered.wait_in_sync("t");
+    assert!(!loss.exists(), "it was reported, and the replica is in sync again");
     load.wait_acked(300, SOON);
     load.finish();
     assert_exactly_once(&load.acks, &read_all(&powered.cluster.bootstrap(), "t", 3));
@@ -58,8 +61,14 @@ fn a_full_disk_refuses_produce_and_serves_reads() {
     load.wait_acked(300, SOON);
     let logs = powered.data(1).join("partitions");
     powered.set_faults(1, &[Fault::Full { below: logs, bytes: 0 }]);
-    wait_for("the disk is full", SOON, || powered.log(1).contains("full").then_some(()));
-    let before = load.acks.count();
+    let (mut before, mut since) = (0, Instant::now());
+    wait_for("nothing is acknowledged any more", SOON, || {
+        let now = load.acks.count();
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+        (since.elapsed() > Duration::from_secs(1)).then_some(())
+    });
     assert!(read_all(&powered.cluster.bootstrap(), "t", 1).len() >= before, "reads go on");
     powered.set_faults(1, &[]);
     load.wait_acked(300, SOON);

@@ -17,6 +17,8 @@ pub struct Powered {
     shim: PathBuf,
     journals: PathBuf,
     running: BTreeMap<u16, Child>,
+    /// A deliberate bug of all nodes, where the binary has them.
+    pub bug: String,
 }
 
 /// How a node is started.
@@ -36,7 +38,7 @@ impl Powered {
         let journals = if memory.is_dir() { memory } else { cluster.dir.as_path() };
         let journals = journals.join(format!("highwater-powercut-{name}-{}", std::process::id()));
         let shim = powercut::build_shim().expect("the shim builds");
-        let powered = Powered { shim, journals, running: BTreeMap::new(), cluster };
+        let powered = Powered { shim, journals, running: BTreeMap::new(), bug: String::new(), cluster };
         for node in 1..=nodes {
             fs::create_dir_all(powered.cluster.node_dir(node)).expect("a folder");
             fs::create_dir_all(&powered.journals).expect("a folder");
@@ -79,6 +81,9 @@ impl Powered {
         let mut command = Command::new(HIGHWATER);
         command.args(["serve", "--config"]).arg(self.config(node)).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(log.expect("a log"));
+        if cfg!(feature = "chaos-bugs") {
+            command.arg("--i-want-chaos-bugs").env("HIGHWATER_CHAOS_BUG", &self.bug);
+        }
         if under != Under::Nothing {
             command.envs(powercut::environment(&self.shim, &self.journal(node), &self.data(node)));
         }

@@ -136,6 +136,17 @@ fn a_cut_is_another_boot() {
 }
 
 #[test]
+fn what_is_forgotten_is_durable_in_the_same_boot() {
+    let disk = Disk::new();
+    let boot = disk.run("append a one bootid", 2).pop();
+    powercut::forget(&disk.journal).unwrap();
+    fs::write(disk.root.join("a"), "by another").unwrap();
+    assert_eq!(disk.run("append b two bootid", 2).pop(), boot);
+    disk.cut(Policy::DropAll);
+    assert_eq!((disk.read("a").unwrap().as_str(), disk.read("b")), ("by another", None));
+}
+
+#[test]
 fn a_failing_disk_fails_and_never_makes_durable_again() {
     let disk = Disk::new();
     disk.all_ok("put a one put b one sync a sync b syncdir .", 5);
