@@ -39,7 +39,7 @@ impl DataFolder {
     /// Locks the folder, creating it if need be, and reads or makes its identity.
     pub fn open(path: &Path, node: BrokerId) -> Result<DataFolder, BrokerError> {
         let failed = |source| BrokerError::Folder { path: path.to_path_buf(), source };
-        disk::create_dir_all(path).map_err(failed)?;
+        disk::create_dir_all_durable(path).map_err(failed)?;
         let lock = disk::FolderLock::acquire(path).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => BrokerError::FolderInUse { path: path.to_path_buf() },
             _ => failed(error),

@@ -91,7 +91,7 @@ impl LogFolder {
     pub fn open_with(path: &Path, clean: bool, open_files_max: usize) -> Result<LogFolder, FolderError> {
         let path = path.join("partitions");
         let failed = |source| FolderError::Io { path: path.clone(), source };
-        disk::create_dir_all(&path).map_err(failed)?;
+        disk::create_dir_all_durable(&path).map_err(failed)?;
         let lock = disk::FolderLock::acquire(&path).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => FolderError::InUse { path: path.clone() },
             _ => failed(error),

@@ -186,6 +186,27 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
 }
 
+/// Makes a folder and those above it as far as they are missing, each name durable: a synced file in a folder whose
+/// own name was not synced is lost with it.
+pub fn create_dir_all_durable(path: &Path) -> io::Result<()> {
+    let above = match path.parent() {
+        Some(above) if above.as_os_str().is_empty() => Path::new("."),
+        Some(above) => above,
+        None => return Ok(()),
+    };
+    if path.is_dir() {
+        // A run that was cut short here may have made it and not synced it. Where the folder above may not be read,
+        // it was made by somebody else, long ago.
+        return match sync_dir(above) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            other => other,
+        };
+    }
+    create_dir_all_durable(above)?;
+    create_dir_all(path)?;
+    sync_dir(above)
+}
+
 /// The folder's entries sorted by name. Names that are not UTF-8 are none of ours and are left out.
 pub fn list(path: &Path) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();

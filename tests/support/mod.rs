@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 pub mod load;
+pub mod powered;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -71,9 +72,7 @@ impl Cluster {
 
     /// The nodes are in these racks in turn.
     pub fn start_in(name: &str, nodes: u16, sets: &[&str], racks: &[&str]) -> Cluster {
-        let dir = std::env::temp_dir().join(format!("highwater-test-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        let cluster = Cluster { port: free_base_port(nodes), dir, nodes };
+        let cluster = Cluster::reserve(name, nodes);
         let (count, port) = (nodes.to_string(), cluster.port.to_string());
         let mut arguments = vec!["dev", "--nodes", &count, "--port", &port, "--detach"];
         for set in sets {
@@ -85,6 +84,13 @@ impl Cluster {
         }
         cluster.dev(&arguments[1..]).assert_ok("dev --detach");
         cluster
+    }
+
+    /// A folder and ports; nothing runs yet.
+    pub fn reserve(name: &str, nodes: u16) -> Cluster {
+        let dir = std::env::temp_dir().join(format!("highwater-test-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        Cluster { port: free_base_port(nodes), dir, nodes }
     }
 
     /// Runs `highwater dev … --dir DIR`.

@@ -214,9 +214,9 @@ fn a_broken_disk_takes_the_whole_folder_offline() {
         assert!(log.close().is_err());
         assert_eq!(log.reader().read(Offset(0), 1 << 20, ALL, true).unwrap().bytes, batch.bytes, "reads go on");
         drop((log, other, folder));
-        // Where the disk took the marker (it was not part of the fault), the next start knows of the loss.
+        // Also of a disk that can sync nothing: the marker's name is enough while this boot lasts.
         let folder = LogFolder::open(data.path(), true).unwrap();
-        assert_eq!(folder.is_lossy(), operation == Operation::Preallocate);
+        assert!(folder.is_lossy(), "{operation:?}: the next start knows of the loss");
         folder.forget_loss().unwrap();
         drop(folder);
         assert!(!LogFolder::open(data.path(), true).unwrap().is_lossy());

@@ -112,6 +112,8 @@ impl LogStore {
         };
         let file = folder::open_to_sync(&dir.join("db"))?;
         file.sync_all()?;
+        // sled reads it at each open, gives up if it is torn, and never syncs it.
+        folder::open_to_sync(&dir.join("conf"))?.sync_all()?;
         folder::sync_folder(dir)?;
         let purged: Option<LogId> = meta(&db, "purged index", PURGED)?;
         let first = Arc::new(AtomicU64::new(purged.map_or(0, |id| id.index + 1)));

@@ -1,0 +1,121 @@
+//! Real nodes lose their power: what was acknowledged is there when they come back.
+#![allow(clippy::disallowed_methods, reason = "tests stand outside the platform seam")]
+
+mod support;
+
+use powercut::Policy;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use support::load::{Load, assert_exactly_once, read_all};
+use support::powered::{Powered, Under};
+use support::wait_for;
+
+const SOON: Duration = Duration::from_secs(90);
+
+/// Every file and folder below a folder, with its content.
+fn tree(folder: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
+    fn visit(folder: &Path, name: &str, found: &mut BTreeMap<String, Option<Vec<u8>>>) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let entry = entry.expect("an entry");
+            let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+            let is_dir = entry.path().is_dir();
+            found.insert(name.clone(), (!is_dir).then(|| fs::read(entry.path()).expect("a file")));
+            if is_dir {
+                visit(&entry.path(), &name, found);
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    visit(folder, "", &mut found);
+    found
+}
+
+fn assert_same(before: &BTreeMap<String, Option<Vec<u8>>>, after: &BTreeMap<String, Option<Vec<u8>>>) {
+    let names = |tree: &BTreeMap<String, Option<Vec<u8>>>| tree.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(before), names(after));
+    for (name, content) in before {
+        assert!(*content == after[name], "{name} differs");
+    }
+}
+
+/// A year of work in a minute: a topic is made, filled, deleted; segments roll; the node is killed in the midst.
+fn work(powered: &mut Powered) {
+    powered.create_topic("gone", 1);
+    powered.create_topic("t", 2);
+    let mut load = Load::start(&powered.cluster.bootstrap(), "t", 2);
+    load.wait_acked(500, SOON);
+    powered.cluster.cli(1, &["topic", "delete", "gone"]).assert_ok("topic delete");
+    load.wait_acked(500, SOON);
+    load.finish();
+    powered.kill(1);
+}
+
+/// The proof that the layer sees every call that changes a file: with syncs forgotten, a rewind undoes all of a run.
+#[test]
+fn every_change_of_a_run_can_be_undone() {
+    let mut powered = Powered::new("undone", 1);
+    powered.start(1, Under::Nothing);
+    powered.create_topic("before", 2);
+    powered.stop(1);
+    let before = tree(&powered.data(1));
+    powered.start(1, Under::ForgettingShim);
+    work(&mut powered);
+    assert!(tree(&powered.data(1)) != before);
+    let rewound = powered.cut(1, Policy::DropAll);
+    assert!(rewound.files > 3 && rewound.names > 5, "{rewound:?}");
+    assert_same(&before, &tree(&powered.data(1)));
+    powered.start(1, Under::Nothing);
+    powered.wait_in_sync("before");
+}
+
+#[test]
+fn a_cut_that_keeps_everything_changes_nothing() {
+    let mut powered = Powered::new("kept", 1);
+    powered.start(1, Under::Shim);
+    work(&mut powered);
+    let before = tree(&powered.data(1));
+    powered.cut(1, Policy::KeepAll);
+    assert_same(&before, &tree(&powered.data(1)));
+}
+
+#[test]
+fn a_power_cut_of_all_nodes_loses_nothing_that_was_acknowledged() {
+    let mut powered = Powered::new("all", 3);
+    powered.start_all(Under::Shim);
+    powered.create_topic("t", 3);
+    let mut load = Load::start(&powered.cluster.bootstrap(), "t", 3);
+    load.wait_acked(300, SOON);
+    for policy in [Policy::DropAll, Policy::Random { seed: 1 }, Policy::Random { seed: 2 }] {
+        (1..=3).for_each(|node| powered.kill(node));
+        let rewound: Vec<_> = (1..=3).map(|node| powered.cut(node, policy)).collect();
+        eprintln!("{policy:?}: {rewound:?}");
+        assert!(rewound.iter().any(|rewound| rewound.unsynced_calls > 0), "something was under way");
+        powered.start_all(Under::Shim);
+        load.wait_acked(300, SOON);
+    }
+    load.finish();
+    powered.wait_in_sync("t");
+    assert_exactly_once(&load.acks, &read_all(&powered.cluster.bootstrap(), "t", 3));
+}
+
+#[test]
+fn leaders_that_lose_their_power_under_load_lose_nothing() {
+    let mut powered = Powered::new("one", 3);
+    powered.start_all(Under::Shim);
+    powered.create_topic("t", 3);
+    let mut load = Load::start(&powered.cluster.bootstrap(), "t", 3);
+    for round in 0..3 {
+        load.wait_acked(200, SOON);
+        let leader = wait_for("a leader", SOON, || Some(powered.partitions("t")?.first()?.0).filter(|id| *id > 0));
+        let victim = u16::try_from(leader).expect("an id");
+        powered.kill(victim);
+        powered.cut(victim, Policy::Random { seed: round });
+        load.wait_acked(200, SOON);
+        powered.start(victim, Under::Shim);
+        powered.wait_in_sync("t");
+    }
+    load.finish();
+    assert_exactly_once(&load.acks, &read_all(&powered.cluster.bootstrap(), "t", 3));
+}
