@@ -1,0 +1,247 @@
+//! Does to the cluster what the plan says, and takes it back.
+
+use super::plan::Fault;
+use super::power::PowerCut;
+use crate::admin::Admin;
+use crate::chance::{Chance, mix};
+use crate::cluster::cli::Cli;
+use crate::cluster::disk::{self, Damage};
+use crate::cluster::layout::NodeId;
+use crate::cluster::network::Cuts;
+use crate::cluster::node::boot_id;
+use crate::cluster::nodes::Nodes;
+use crate::workload::topics::Places;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Before data is taken all replicas must be in sync; if they are not by then, the fault is left out.
+const IN_SYNC_WITHIN: Duration = Duration::from_secs(25);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+const ASK: Duration = Duration::from_millis(1_000);
+/// Undoing what an operator did is tried again for so long.
+const UNDO_WITHIN: Duration = Duration::from_secs(30);
+
+pub struct World {
+    pub nodes: Nodes,
+    pub admin: Admin,
+    pub cli: Cli,
+    pub places: Places,
+    pub power: Option<Box<dyn PowerCut>>,
+    pub chance: Chance,
+    /// The power of all nodes was cut at once.
+    pub page_cache_lost: bool,
+    drained: BTreeSet<NodeId>,
+    removed: BTreeSet<NodeId>,
+}
+
+/// What became of a fault that was to begin.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// With what there is to say about it.
+    Done(String),
+    /// Why not.
+    LeftOut(String),
+}
+
+impl World {
+    pub fn new(nodes: Nodes, admin: Admin, cli: Cli, power: Option<Box<dyn PowerCut>>, chance: Chance) -> World {
+        let (drained, removed) = (BTreeSet::new(), BTreeSet::new());
+        World { nodes, admin, cli, places: Places::new(), power, chance, page_cache_lost: false, drained, removed }
+    }
+
+    pub fn begin(&mut self, fault: &Fault) -> anyhow::Result<Begun> {
+        if fault.kind().takes_data() && !self.in_sync_within(IN_SYNC_WITHIN) {
+            return Ok(Begun::LeftOut("the replicas did not get in sync".to_string()));
+        }
+        let done = match fault {
+            Fault::Kill(node) => self.nodes.kill(*node).map(|()| String::new())?,
+            Fault::Term(node) => self.nodes.ask_to_stop(*node).map(|()| String::new())?,
+            Fault::Pause(node) => self.nodes.pause(*node).map(|()| String::new())?,
+            Fault::Cut(_, cuts) => self.nodes.cut(cuts).map(|()| String::new())?,
+            Fault::KillAll => self.kill_all().map(|()| String::new())?,
+            Fault::DiskFull(node) => disk::fill(&self.nodes.layout, *node).map(|()| String::new())?,
+            Fault::Truncate(node) => self.damage(*node, Damage::Truncate)?,
+            Fault::Flip(node) => self.damage(*node, Damage::Flip)?,
+            Fault::Wipe(node) => {
+                self.nodes.kill(*node)?;
+                disk::wipe(&self.nodes.layout, *node).map(|()| String::new())?
+            }
+            Fault::PowerCut(node) => self.cut_power(&[*node])?,
+            Fault::PowerCutAll => {
+                self.page_cache_lost = true;
+                let all: Vec<NodeId> = self.nodes.layout.ids().collect();
+                self.cut_power(&all)?
+            }
+            Fault::Drain(node) => {
+                self.drained.insert(*node);
+                return Ok(asked(self.cli.drain(self.other(*node), *node)));
+            }
+            Fault::Reassign { place, replicas } => {
+                let name = &self.places.names[*place];
+                let replicas: Vec<i32> = replicas.iter().map(|node| i32::from(*node)).collect();
+                let by = self.other(0);
+                return Ok(asked(self.cli.reassign(by, &name.topic, name.partition, &replicas)));
+            }
+            Fault::Quorum(node) => {
+                self.removed.insert(*node);
+                return Ok(asked(self.cli.quorum_remove(self.other(*node), *node)));
+            }
+        };
+        Ok(Begun::Done(done))
+    }
+
+    /// Answers what there is to complain about.
+    pub fn end(&mut self, fault: &Fault) -> anyhow::Result<Option<String>> {
+        match fault {
+            Fault::Term(node) => {
+                let clean = self.nodes.stopped(*node)?;
+                self.nodes.start_node(*node)?;
+                return Ok((!clean).then(|| format!("node {node} was told to stop, and did not stop cleanly")));
+            }
+            Fault::Pause(node) => self.nodes.resume(*node)?,
+            Fault::Cut(..) => self.nodes.cut(&Cuts::new())?,
+            Fault::DiskFull(node) => disk::free(&self.nodes.layout, *node)?,
+            Fault::KillAll | Fault::PowerCutAll => {
+                for node in self.nodes.layout.ids() {
+                    self.nodes.start_node(node)?;
+                }
+            }
+            Fault::Kill(node)
+            | Fault::Truncate(node)
+            | Fault::Flip(node)
+            | Fault::Wipe(node)
+            | Fault::PowerCut(node) => self.nodes.start_node(*node)?,
+            Fault::Drain(_) | Fault::Quorum(_) => return Ok(self.undo_operator()),
+            Fault::Reassign { .. } => {}
+        }
+        Ok(None)
+    }
+
+    /// Everything as it should be.
+    pub fn heal(&mut self) -> anyhow::Result<Option<String>> {
+        self.nodes.heal()?;
+        Ok(self.undo_operator())
+    }
+
+    fn kill_all(&mut self) -> anyhow::Result<()> {
+        self.nodes.layout.ids().try_for_each(|node| self.nodes.kill(node))
+    }
+
+    fn damage(&mut self, node: NodeId, how: Damage) -> anyhow::Result<String> {
+        self.nodes.kill(node)?;
+        Ok(disk::damage(&self.nodes.layout, node, how, &mut self.chance)?.join(", "))
+    }
+
+    fn cut_power(&mut self, nodes: &[NodeId]) -> anyhow::Result<String> {
+        for node in nodes {
+            self.nodes.kill(*node)?;
+        }
+        let Some(power) = &self.power else { return Ok("no power-cut layer".to_string()) };
+        let mut told = Vec::new();
+        for node in nodes {
+            let seed = self.chance.next();
+            told.push(power.rewind(&self.nodes.layout, *node, seed)?);
+            std::fs::write(boot_id(&self.nodes.layout, *node), another_boot(seed))?;
+        }
+        Ok(told.join("; "))
+    }
+
+    /// Drained brokers back, removed voters back.
+    fn undo_operator(&mut self) -> Option<String> {
+        let until = Instant::now() + UNDO_WITHIN;
+        loop {
+            let (drained, removed) = (self.drained.clone(), self.removed.clone());
+            let mut refused = None;
+            for node in drained {
+                match self.cli.undrain(self.other(node), node) {
+                    Ok(_) => drop(self.drained.remove(&node)),
+                    Err(error) => refused = Some(format!("undrain {node}: {error:#}")),
+                }
+            }
+            for node in removed {
+                match self.cli.quorum_add(self.other(node), node) {
+                    Ok(_) => drop(self.removed.remove(&node)),
+                    Err(error) => refused = Some(format!("quorum add {node}: {error:#}")),
+                }
+            }
+            if refused.is_none() || Instant::now() >= until {
+                return refused;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Some other node, for asking.
+    fn other(&self, node: NodeId) -> NodeId {
+        if node == 1 { 2 } else { 1 }
+    }
+
+    pub fn in_sync_within(&self, deadline: Duration) -> bool {
+        let until = Instant::now() + deadline;
+        loop {
+            if self.out_of_sync().is_none() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// `None` once every node sees every partition led, with all its replicas in sync.
+    pub fn out_of_sync(&self) -> Option<String> {
+        for node in self.nodes.layout.ids() {
+            let Some(answer) = self.admin.describe(node, false, ASK) else {
+                return Some(format!("node {node} does not answer"));
+            };
+            let partitions = answer.partitions.unwrap_or_default();
+            let brokers = answer.nodes.iter().filter(|node| node.broker).count();
+            if brokers < usize::from(self.nodes.layout.nodes)
+                || answer.nodes.iter().any(|node| node.broker && node.liveness() != crate::admin::proto::Liveness::Alive)
+            {
+                return Some(format!("node {node} does not see all brokers alive"));
+            }
+            if partitions.without_leader + partitions.under_replicated > 0 {
+                return Some(format!(
+                    "node {node} sees {} of {} partitions without a leader, {} not fully in sync",
+                    partitions.without_leader, partitions.total, partitions.under_replicated
+                ));
+            }
+        }
+        None
+    }
+}
+
+/// An operator's command that is refused is nothing wrong: the cluster may be busy with something else.
+fn asked(result: anyhow::Result<String>) -> Begun {
+    match result {
+        Ok(told) => Begun::Done(told.lines().last().unwrap_or_default().trim().to_string()),
+        Err(error) => Begun::LeftOut(format!("{error:#}")),
+    }
+}
+
+/// In the form of the kernel's boot ids.
+fn another_boot(seed: u64) -> String {
+    let (high, low) = (mix(seed), mix(seed.wrapping_add(1)));
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}\n",
+        high >> 32,
+        (high >> 16) & 0xffff,
+        high & 0xffff,
+        low >> 48,
+        low & 0xffff_ffff_ffff
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_id_looks_like_the_kernels() {
+        let id = another_boot(4);
+        assert_eq!(id.trim().split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+        assert_ne!(id, another_boot(5));
+    }
+}
