@@ -15,12 +15,19 @@ Examples:
   highwater cluster watch                    elections and ISR changes as they happen
   highwater serve --config highwater.toml    one node of a cluster";
 
+/// A binary with deliberate bugs says so.
+const VERSION: &str = if cfg!(feature = "chaos-bugs") {
+    concat!(env!("CARGO_PKG_VERSION"), " chaos-bugs (has deliberate bugs; never for data)")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 /// Highwater: a Kafka-compatible, clustered event-streaming broker.
 ///
 /// Kafka clients talk to it unchanged. This command runs nodes, and looks at and changes a cluster through the admin
 /// port (gRPC) and the Kafka port of its nodes.
 #[derive(Debug, Parser)]
-#[command(name = "highwater", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "highwater", version = VERSION, after_help = EXAMPLES, max_term_width = 110)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,

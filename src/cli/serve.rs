@@ -41,10 +41,19 @@ pub struct Serve {
     /// Die with this process, which must be the parent (`highwater dev` in the foreground)
     #[arg(long, hide = true, value_name = "PID")]
     parent: Option<i32>,
+    /// Serve in spite of deliberate bugs; HIGHWATER_CHAOS_BUG names one
+    #[cfg(feature = "chaos-bugs")]
+    #[arg(long, hide = true)]
+    i_want_chaos_bugs: bool,
 }
 
 pub fn run(serve: Serve) -> ExitCode {
     logging::start();
+    #[cfg(feature = "chaos-bugs")]
+    if let Err(message) = crate::platform::bugs::start(serve.i_want_chaos_bugs) {
+        tracing::error!("{message}");
+        return ExitCode::from(EXIT_CONFIGURATION);
+    }
     if let Some(parent) = serve.parent {
         // The kernel's SIGKILL reaches a paused or hanging node too. The parent may have died before this was set.
         let armed = set_parent_process_death_signal(Some(Signal::KILL)).is_ok();

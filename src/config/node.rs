@@ -40,6 +40,8 @@ const FIXED_LISTENERS: [(&str, u16); 3] =
     [("replica_listener", 9095), ("cluster_listener", 9093), ("admin_listener", 9094)];
 /// Variables of the command line and the log, not of the node's configuration.
 const OTHER_VARIABLES: [&str; 4] = ["ADMIN", "BOOTSTRAP", "LOG", "CONFIG"];
+/// Without the feature the name is unknown, and so an error: nobody should take a sound binary for a broken one.
+const CHAOS_VARIABLE: Option<&str> = if cfg!(feature = "chaos-bugs") { Some("CHAOS_BUG") } else { None };
 
 type Flat = BTreeMap<String, String>;
 
@@ -60,6 +62,7 @@ impl NodeConfig {
         for (variable, value) in environment {
             if let Some(name) = variable.strip_prefix("HIGHWATER_")
                 && !OTHER_VARIABLES.contains(&name)
+                && CHAOS_VARIABLE != Some(name)
             {
                 flat.insert(key_of_variable(name), value);
             }

@@ -428,11 +428,18 @@ impl PartitionLog {
         }
         self.offline = true;
         if !self.context.offline.swap(true, Ordering::Relaxed)
-            && let Err(error) = disk::write_atomic(&self.context.loss_marker, b"a disk error may have lost writes\n")
+            && let Err(error) = note_loss(&self.context.loss_marker)
         {
             tracing::error!(path = %self.context.loss_marker.display(), %error, "the loss could not be noted");
         }
     }
+}
+
+/// On a disk that can sync nothing more the name alone is noted: it is needed only while this boot's page cache shows
+/// what the disk may not hold. After another boot what was counted as synced is all there is, and it was synced.
+fn note_loss(marker: &Path) -> io::Result<()> {
+    disk::write_atomic(marker, b"a disk error may have lost writes\n")
+        .or_else(|_| disk::File::open_or_create(marker).map(drop))
 }
 
 /// The log has one owner: it is moved, never shared.

@@ -5,6 +5,7 @@
 
 use super::partition_log::AppendError;
 use crate::ids::*;
+use crate::platform::bugs::{self, Bug};
 use crate::records::batch::{BatchHeader, sequence_after};
 use std::collections::HashMap;
 
@@ -156,6 +157,9 @@ impl Producers {
 
     /// Takes in a batch that is in the log, without a check: a follower's, or one read back.
     pub fn take_in(&mut self, header: &BatchHeader, now_ms: i64) {
+        if bugs::is(Bug::ForgetProducerState) {
+            return;
+        }
         if !header.has_producer() {
             return;
         }

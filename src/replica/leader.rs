@@ -10,6 +10,7 @@ use super::isr::{Peers, Pending, Progress, Stage, Verdict};
 use crate::ids::*;
 use crate::metadata::command::IsrProposal;
 use crate::metadata::image::topics::Partition as PartitionImage;
+use crate::platform::bugs::{self, Bug};
 use std::time::{Duration, Instant};
 
 #[cfg(test)]
@@ -115,7 +116,7 @@ impl LeaderState {
 
     /// acks=all may be accepted. Pending members do not count.
     pub fn has_min_isr(&self) -> bool {
-        self.isr.len() >= self.min_isr
+        self.isr.len() >= self.min_isr || bugs::is(Bug::FenceWithoutEpoch)
     }
 
     /// The high watermark is known to be no lower than any earlier leader's (KIP-207).
@@ -186,7 +187,10 @@ impl LeaderState {
             Some(_) => None,
             None => self.decide(now, peers),
         };
-        Effects { propose, ..Effects::default() }
+        match bugs::is(Bug::FenceWithoutEpoch) {
+            true => Effects { propose, ..self.advance() },
+            false => Effects { propose, ..Effects::default() },
+        }
     }
 
     /// The controller's answer to the proposal made under `partition_epoch`.
@@ -290,6 +294,9 @@ impl LeaderState {
         }
         let proposal =
             IsrProposal { partition: self.id, leader_epoch: self.epoch, partition_epoch: self.partition_epoch, isr };
+        if bugs::is(Bug::FenceWithoutEpoch) {
+            self.isr.retain(|broker| proposal.isr.iter().any(|(member, _)| member == broker));
+        }
         self.pending = Some(Pending { proposal: proposal.clone(), additions, stage: Stage::InFlight, unknown: false });
         Some(proposal)
     }

@@ -8,6 +8,7 @@ use super::watcher::{Watcher, Watchers};
 use crate::config::topic::{Durability, TopicConfig};
 use crate::ids::*;
 use crate::log::partition_log::{Chunk, LogReader, PartitionLog, ReadError};
+use crate::platform::bugs::{self, Bug};
 use crate::platform::clock;
 use crate::records::ValidBatches;
 use parking_lot::Mutex;
@@ -196,7 +197,7 @@ impl Partition {
         // Also for a retry: an earlier flush may have failed in passing, and nothing else would queue one again.
         after.flush = state.durability == Durability::Sync
             && state.log.as_ref().is_some_and(|log| log.durable_end() < log.log_end());
-        let waits = acks == -1 && appended.end_offset > state.high_watermark;
+        let waits = acks == -1 && appended.end_offset > state.high_watermark && !bugs::is(Bug::AckBeforeIsr);
         let wait = waits.then(|| HighWatermarkWait(state.parked.park(appended.end_offset)));
         drop(guard);
         self.finish(after);
@@ -225,7 +226,7 @@ impl Partition {
         let guard = self.state.lock();
         let (log, _) = leading(&guard, request.current_leader_epoch)?;
         in_range(request.offset, log)?;
-        let upper = guard.high_watermark;
+        let upper = if bugs::is(Bug::HighWatermarkJumps) { log.log_end() } else { guard.high_watermark };
         let reader = (request.offset < upper).then(|| log.reader());
         Ok(Planned { outcome: guard.outcome(log), reader, upper })
     }
@@ -243,7 +244,9 @@ impl Partition {
         if !leader.is_replica(follower.broker) || registered.is_none_or(|epoch| follower.broker_epoch < epoch) {
             return Err(PartitionError::UnknownReplica);
         }
-        if let Some(diverging) = truncation::diverging(log, request.offset, follower.last_fetched_epoch) {
+        if let Some(diverging) = truncation::diverging(log, request.offset, follower.last_fetched_epoch)
+            && !bugs::is(Bug::NoTruncation)
+        {
             let outcome = ReadOutcome { diverging: Some(diverging), ..guard.outcome(log) };
             return Ok(Planned { outcome, reader: None, upper: Offset::ZERO });
         }
@@ -430,7 +433,7 @@ impl Epochs for PartitionLog {
 /// The log and the leader's state, if this node leads and `given` (−1: not checked) is the current epoch.
 fn leading(state: &State, given: LeaderEpoch) -> Result<(&PartitionLog, &LeaderState), PartitionError> {
     let log = state.log.as_ref().ok_or(PartitionError::NotHosted)?;
-    if given != LeaderEpoch::NONE {
+    if given != LeaderEpoch::NONE && !bugs::is(Bug::FenceWithoutEpoch) {
         if given < state.leader_epoch {
             return Err(PartitionError::FencedEpoch(state.hint()));
         }
