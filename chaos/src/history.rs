@@ -72,8 +72,10 @@ impl std::fmt::Display for PlaceName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promise {
     pub name: &'static str,
-    /// Appears once.
-    pub idempotent: bool,
+    /// Each value appears once: idempotent, and patient. (When a message times out librdkafka begins with a new
+    /// producer id, and sends under it what it may have sent under the old one. Those batches are each there once, as
+    /// [`crate::logs::broken_sequences`] checks; their values may not be.)
+    pub once: bool,
     /// acks=all: an acked record stays.
     pub kept: bool,
 }

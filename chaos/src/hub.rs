@@ -87,7 +87,7 @@ fn inside(args: &Args, seed: u64, network_of: Option<u32>, interrupted: Arc<Atom
     std::fs::create_dir_all(&keep).with_context(|| keep.display().to_string())?;
     let keep = std::fs::canonicalize(keep)?;
     let layout = Layout { nodes: args.nodes, network_of, folder, keep: keep.clone() };
-    let verdict = run::run(args, seed, layout, interrupted)?;
+    let verdict = run::run(args, seed, &layout, interrupted)?;
     let found = !verdict.anomalies.is_empty();
     let good = found == args.bug.is_some();
     match &args.bug {
@@ -98,9 +98,21 @@ fn inside(args: &Args, seed: u64, network_of: Option<u32>, interrupted: Arc<Atom
     if good && args.keep.is_none() {
         remove_kept(&keep);
     } else {
-        println!("logs and history: {}", keep.display());
+        keep_partitions(&layout);
+        println!("logs, history and partitions: {}", keep.display());
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FOUND) })
+}
+
+/// The partitions as they lie on the nodes' disks, for whoever looks into what was found.
+fn keep_partitions(layout: &Layout) {
+    for node in layout.ids() {
+        let (from, to) = (layout.data(node).join("partitions"), layout.keep.join(format!("node-{node}-partitions")));
+        let copied = crate::shell::run_words(&["cp", "-r", &from.to_string_lossy(), &to.to_string_lossy()]);
+        if let Err(error) = copied {
+            eprintln!("node {node}'s partitions are not kept: {error:#}");
+        }
+    }
 }
 
 fn remove_kept(keep: &Path) {

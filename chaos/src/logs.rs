@@ -1,6 +1,7 @@
 //! Partition logs as they lie on disk: segments of v2 record batches, the active one with a tail of zeros.
 
 use anyhow::Context;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Base offset and length, which the length does not count.
@@ -8,6 +9,9 @@ const OVERHEAD: usize = 12;
 const HEADER: usize = 61;
 const MAGIC_AT: usize = 16;
 const LAST_DELTA_AT: usize = 23;
+const PRODUCER_ID_AT: usize = 43;
+const PRODUCER_EPOCH_AT: usize = 51;
+const BASE_SEQUENCE_AT: usize = 53;
 
 /// One batch within a segment's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +108,39 @@ pub fn differences(replicas: &[(u16, PathBuf)], high_watermark: i64) -> anyhow::
     Ok(found)
 }
 
+/// The first break in the sequences of each idempotent producer, in one replica: a batch that is there twice or that is
+/// missing shows here, whatever the client made of it.
+pub fn broken_sequences(partition: &Path) -> anyhow::Result<Vec<String>> {
+    let mut producers: BTreeMap<i64, (i16, i32, i64)> = BTreeMap::new();
+    let mut found = Vec::new();
+    for (batch, bytes) in replica(partition)? {
+        let (producer, epoch, sequence) = producer_of(&bytes);
+        if producer < 0 {
+            continue;
+        }
+        let next = sequence.wrapping_add(i32::try_from(batch.end - batch.base)?);
+        if let Some((last_epoch, expected, offset)) = producers.get(&producer)
+            && (epoch < *last_epoch || (epoch == *last_epoch && sequence != *expected))
+        {
+            found.push(format!(
+                "producer {producer} epoch {epoch} has sequence {sequence} at offset {}, after epoch {last_epoch} up to \
+                 sequence {} at offset {offset}",
+                batch.base,
+                expected.wrapping_sub(1)
+            ));
+        }
+        producers.insert(producer, (epoch, next, batch.base));
+    }
+    Ok(found)
+}
+
+fn producer_of(bytes: &[u8]) -> (i64, i16, i32) {
+    let id = bytes[PRODUCER_ID_AT..PRODUCER_ID_AT + 8].try_into().expect("eight bytes");
+    let epoch = bytes[PRODUCER_EPOCH_AT..PRODUCER_EPOCH_AT + 2].try_into().expect("two bytes");
+    let sequence = bytes[BASE_SEQUENCE_AT..BASE_SEQUENCE_AT + 4].try_into().expect("four bytes");
+    (i64::from_be_bytes(id), i16::from_be_bytes(epoch), i32::from_be_bytes(sequence))
+}
+
 /// Whether a log goes without a gap from 0 to the high watermark.
 fn gap(node: u16, log: &[(Batch, Vec<u8>)], high_watermark: i64) -> Option<String> {
     let mut next = 0;
@@ -165,6 +202,30 @@ mod tests {
         assert_eq!(found.iter().map(|batch| (batch.base, batch.end)).collect::<Vec<_>>(), [(0, 3), (3, 4)]);
         assert_eq!(batches(&whole[..whole.len() - 1]).len(), 1);
         assert_eq!(batches(&[]).len(), 0);
+    }
+
+    fn of_producer(base: i64, records: i32, epoch: i16, sequence: i32) -> Vec<u8> {
+        let mut bytes = batch(base, records, 0);
+        bytes[PRODUCER_ID_AT..PRODUCER_ID_AT + 8].copy_from_slice(&9i64.to_be_bytes());
+        bytes[PRODUCER_EPOCH_AT..PRODUCER_EPOCH_AT + 2].copy_from_slice(&epoch.to_be_bytes());
+        bytes[BASE_SEQUENCE_AT..BASE_SEQUENCE_AT + 4].copy_from_slice(&sequence.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_batch_that_is_there_twice_or_missing_breaks_its_producers_sequence() {
+        let broken = |name: &str, batches: &[Vec<u8>]| {
+            let folder = write(name, &[batches]);
+            let found = broken_sequences(&folder).unwrap();
+            std::fs::remove_dir_all(folder).unwrap();
+            found.len()
+        };
+        let first = || of_producer(0, 3, 0, 0);
+        let of_none = batch(3, 1, 0xff);
+        assert_eq!(broken("good", &[first(), of_none, of_producer(4, 2, 0, 3), of_producer(6, 1, 1, 0)]), 0);
+        assert_eq!(broken("twice", &[first(), of_producer(3, 3, 0, 0)]), 1);
+        assert_eq!(broken("missing", &[first(), of_producer(3, 3, 0, 4)]), 1);
+        assert_eq!(broken("old", &[of_producer(0, 3, 1, 0), of_producer(3, 3, 0, 3)]), 1);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::faults::driver::Driver;
 use crate::faults::inject::World;
 use crate::faults::kind::Kind;
 use crate::faults::plan::{self, Means};
+use crate::faults::power;
 use crate::history::History;
 use crate::status::{self, Status};
 use crate::verify;
@@ -36,7 +37,7 @@ fn possible(kinds: &[Kind], abilities: Abilities, has_network: bool, has_power: 
         let why = match kind {
             kind if kind.is_partition() && !has_network => Some("needs root"),
             Kind::DiskFull if !has_network => Some("needs root"),
-            Kind::PowerCut | Kind::PowerCutAll if !has_power => Some("no power-cut layer"),
+            Kind::PowerCut | Kind::PowerCutAll if !has_power => Some("the power-cut layer is not there: `cargo build --release -p powercut-shim`"),
             Kind::Drain if !abilities.drain => Some("the binary knows no `broker drain`"),
             Kind::Reassign if !abilities.reassign => Some("the binary knows no `topic reassign`"),
             Kind::Quorum if !abilities.quorum => Some("the binary knows no `quorum add` and `remove`"),
@@ -50,7 +51,7 @@ fn possible(kinds: &[Kind], abilities: Abilities, has_network: bool, has_power: 
     (possible, left_out)
 }
 
-pub fn run(args: &Args, seed: u64, layout: Layout, interrupted: Arc<AtomicBool>) -> anyhow::Result<Verdict> {
+pub fn run(args: &Args, seed: u64, layout: &Layout, interrupted: Arc<AtomicBool>) -> anyhow::Result<Verdict> {
     let clock = Clock::start();
     std::fs::create_dir_all(&layout.keep)?;
     std::fs::create_dir_all(&layout.folder)?;
@@ -59,11 +60,15 @@ pub fn run(args: &Args, seed: u64, layout: Layout, interrupted: Arc<AtomicBool>)
     let binary = binary(args)?;
     let abilities = Abilities::of(&binary)?;
     ensure!(args.bug.is_none() || abilities.bugs, "{} is built without the feature chaos-bugs", binary.display());
-    let (kinds, left_out) = possible(&args.kinds(), abilities, layout.network_of.is_some(), false);
+    let library = power::library(args.powercut.as_ref());
+    let (kinds, left_out) = possible(&args.kinds(), abilities, layout.network_of.is_some(), library.is_some());
     ensure!(!kinds.is_empty(), "none of these faults can be made here: {}", left_out.join("; "));
     status.print(&format!("seed {seed}; again: {}", args.repeat(seed)));
     if layout.network_of.is_none() {
         status.print("not root: all nodes on loopback, the network's faults are left out");
+    }
+    if abilities.bugs && args.bug.is_none() {
+        status.print("the binary has deliberate bugs built in, none of which is turned on");
     }
     if !left_out.is_empty() {
         status.print(&format!("left out: {}", left_out.join("; ")));
@@ -75,16 +80,20 @@ pub fn run(args: &Args, seed: u64, layout: Layout, interrupted: Arc<AtomicBool>)
         false => Vec::new(),
     };
     let means = Means { kinds, nodes: layout.nodes, places: places().len(), small_disks };
-    let launch = Launch { binary: binary.clone(), bug: args.bug.clone(), preload: None };
+    // The library costs the nodes a little: only where it is needed.
+    let cuts_power = means.kinds.iter().any(|kind| matches!(kind, Kind::PowerCut | Kind::PowerCutAll));
+    let preload = library.filter(|_| cuts_power);
+    let power = preload.is_some().then(|| Box::new(power::Journals) as Box<dyn power::PowerCut>);
+    let launch = Launch { binary: binary.clone(), has_bugs: abilities.bugs, bug: args.bug.clone(), preload };
     let nodes = Nodes::start(layout.clone(), launch, &means.small_disks)?;
-    let admin = Admin::new(&layout)?;
+    let admin = Admin::new(layout)?;
     let cli = Cli { binary, layout: layout.clone() };
-    let mut world = World::new(nodes, admin, cli, None, Chance::new(chance.next()));
+    let mut world = World::new(nodes, admin, cli, power, Chance::new(chance.next()));
     form(&mut world)?;
     status.say("the cluster is formed, its topics are in sync");
 
     let load = Load::start(&layout.bootstrap(), args.rate, clock)?;
-    let watching = status::watch(&status, &load.progress, &layout)?;
+    let watching = status::watch(&status, &load.progress, layout)?;
     let mut driver = Driver::new(world, status.clone(), load.progress.clone(), clock, interrupted);
     let finished = break_things(&mut driver, args, &means, &mut chance).and_then(|()| {
         if driver.is_interrupted() { bail!("interrupted") } else { verify::finish(&mut driver, load) }

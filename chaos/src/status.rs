@@ -51,6 +51,11 @@ impl Status {
         locked(&self.faults).retain(|other| other != fault);
     }
 
+    /// No more lines by the second.
+    pub fn be_quiet(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     pub fn faults(&self) -> String {
         locked(&self.faults).join(", ")
     }

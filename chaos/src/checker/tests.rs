@@ -23,7 +23,7 @@ fn v(producer: u16, sequence: u64) -> Value {
 fn clean() -> History {
     let log = [v(0, 0), v(0, 1), v(0, 2), v(1, 0), v(2, 0)];
     let reads: Vec<Read> = (0..).zip(log).map(|(offset, value)| read(offset, value)).collect();
-    let promise = |name, idempotent, kept| Promise { name, idempotent, kept };
+    let promise = |name, once, kept| Promise { name, once, kept };
     let reader = |name: &str| Reader { name: name.into(), reads: reads.clone(), resets: vec![] };
     History {
         places: vec![PlaceName { topic: "t".into(), partition: 0, page_cache: false }],
@@ -108,7 +108,7 @@ fn append_everywhere(history: &mut History, offset: i64, value: Value) {
 }
 
 #[test]
-fn a_value_twice_is_a_duplicate_only_of_an_idempotent_producer() {
+fn a_value_twice_is_a_duplicate_only_where_once_is_promised() {
     let mut history = clean();
     append_everywhere(&mut history, 5, v(RETRYING, 0));
     assert_eq!((kinds(&history), check(&history).counts.retried_twice), (vec![], 1));

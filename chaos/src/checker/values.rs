@@ -96,7 +96,7 @@ fn once(history: &History, log: &Log, verdict: &mut Verdict) {
     let mut twice: Vec<_> = log.of.iter().filter(|(_, found)| found.len() > 1).collect();
     twice.sort_unstable();
     for (value, found) in twice {
-        if history.promise(*value).is_some_and(|promise| promise.idempotent) {
+        if history.promise(*value).is_some_and(|promise| promise.once) {
             let told = format!("{value} is at {:?}", offsets(history, found));
             verdict.anomalies.push(Anomaly::new(Kind::Duplicate, told));
         } else {

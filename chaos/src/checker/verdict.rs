@@ -9,7 +9,7 @@ pub enum Kind {
     LostWrite,
     /// Acked with acks=all at an offset the log at the end does not reach.
     UnseenWrite,
-    /// A value of an idempotent producer is at two offsets.
+    /// A value of a producer that promises each once is at two offsets.
     Duplicate,
     /// Two values at one offset, or an acked value elsewhere than the ack said.
     InconsistentOffset,
@@ -33,6 +33,8 @@ pub enum Kind {
     CommitUnread,
     /// A part of the log below the high watermark could not be read at the end.
     Unreadable,
+    /// The batches of an idempotent producer in a log do not follow one another.
+    BrokenSequence,
     /// Replicas differ below the high watermark.
     ReplicasDiffer,
     /// Two nodes have different metadata at the same Raft index.
@@ -60,6 +62,7 @@ impl Kind {
             Kind::CommitLost => "commit lost",
             Kind::CommitUnread => "committed unread",
             Kind::Unreadable => "unreadable",
+            Kind::BrokenSequence => "broken sequence",
             Kind::ReplicasDiffer => "replicas differ",
             Kind::ImagesDiffer => "images differ",
             Kind::TooSlow => "too slow",
@@ -90,7 +93,7 @@ pub struct Counts {
     /// Of unknown outcome, and there.
     pub unknown_kept: usize,
     pub read: usize,
-    /// Values of producers without idempotence that are there twice: their retries.
+    /// Values of producers that do not promise otherwise that are there twice: their retries.
     pub retried_twice: usize,
     /// Acked in page-cache topics and gone after the power of all nodes was cut: allowed.
     pub page_cache_lost: usize,

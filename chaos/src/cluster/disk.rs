@@ -1,6 +1,7 @@
 //! A node's disk: filled, wiped, damaged. The node must be stopped for the latter two.
 
 use super::layout::{Layout, NodeId};
+use super::node::journal;
 use crate::chance::Chance;
 use crate::logs;
 use crate::shell::run;
@@ -63,7 +64,15 @@ pub fn wipe(layout: &Layout, node: NodeId) -> anyhow::Result<()> {
     let data = layout.data(node);
     std::fs::remove_dir_all(&data).with_context(|| data.display().to_string())?;
     std::fs::create_dir(&data)?;
-    Ok(())
+    forget_journal(layout, node)
+}
+
+/// What was changed behind the node's back is on the disk: a later power cut has nothing to take back before it.
+fn forget_journal(layout: &Layout, node: NodeId) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(journal(layout, node)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Damages the tails of some partitions' last segments; answers what was done.
@@ -92,5 +101,6 @@ pub fn damage(layout: &Layout, node: NodeId, how: Damage, chance: &mut Chance) -
         file.sync_all()?;
         done.push(format!("{name} at byte {at} of {end}"));
     }
+    forget_journal(layout, node)?;
     Ok(done)
 }

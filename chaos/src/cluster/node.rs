@@ -14,7 +14,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug)]
 pub struct Launch {
     pub binary: PathBuf,
-    /// Built-in bug to turn on.
+    /// Built with deliberate bugs: it serves only if asked for them.
+    pub has_bugs: bool,
+    /// The one to turn on.
     pub bug: Option<String>,
     /// Library to preload.
     pub preload: Option<PathBuf>,
@@ -28,9 +30,6 @@ pub struct Node {
     /// Asked to stop: its end is expected.
     stopping: bool,
 }
-
-/// In a mount namespace of its own (`ip netns exec` makes one) another boot id stands for another boot.
-const REBOOTED: &str = r#"mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@""#;
 
 impl Node {
     pub fn new(id: NodeId) -> Node {
@@ -58,26 +57,25 @@ impl Node {
             None => Command::new("env"),
             Some(pid) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", &namespaces::of_node(pid, self.id)]);
-                let boot = boot_id(layout, self.id);
-                if boot.exists() {
-                    command.args(["sh", "-c", REBOOTED]).arg(boot);
-                }
-                command.arg("env");
+                command.args(["netns", "exec", &namespaces::of_node(pid, self.id), "env"]);
                 command
             }
         };
         if let Some(library) = &launch.preload {
-            command.arg(format!("LD_PRELOAD={}", library.display()));
-            command.arg(format!("HIGHWATER_POWERCUT_JOURNAL={}", journal(layout, self.id).display()));
-            command.arg(format!("HIGHWATER_POWERCUT_ROOT={}", layout.data(self.id).display()));
+            let journal = journal(layout, self.id);
+            std::fs::create_dir_all(&journal)?;
+            for (name, value) in powercut::environment(library, &journal, &layout.data(self.id)) {
+                let mut word = std::ffi::OsString::from(format!("{name}="));
+                word.push(value);
+                command.arg(word);
+            }
         }
         if let Some(bug) = &launch.bug {
             command.arg(format!("HIGHWATER_CHAOS_BUG={bug}"));
         }
         command.arg(&launch.binary).arg("serve").arg("--config").arg(layout.config(self.id));
         command.arg("--parent").arg(std::process::id().to_string());
-        if launch.bug.is_some() {
+        if launch.has_bugs {
             command.arg("--i-want-chaos-bugs");
         }
         for (name, _) in std::env::vars_os() {
@@ -166,11 +164,7 @@ impl Drop for Node {
     }
 }
 
-/// Holds the boot id of a machine whose power was cut; absent until then.
-pub fn boot_id(layout: &Layout, node: NodeId) -> PathBuf {
-    layout.node_folder(node).join("boot-id")
-}
-
+/// Where the power-cut layer keeps what the node has not synced.
 pub fn journal(layout: &Layout, node: NodeId) -> PathBuf {
     layout.folder.join("journals").join(format!("node-{node}"))
 }

@@ -3,12 +3,11 @@
 use super::plan::Fault;
 use super::power::PowerCut;
 use crate::admin::Admin;
-use crate::chance::{Chance, mix};
+use crate::chance::Chance;
 use crate::cluster::cli::Cli;
 use crate::cluster::disk::{self, Damage};
 use crate::cluster::layout::NodeId;
 use crate::cluster::network::Cuts;
-use crate::cluster::node::boot_id;
 use crate::cluster::nodes::Nodes;
 use crate::workload::topics::Places;
 use std::collections::BTreeSet;
@@ -141,7 +140,6 @@ impl World {
         for node in nodes {
             let seed = self.chance.next();
             told.push(power.rewind(&self.nodes.layout, *node, seed)?);
-            std::fs::write(boot_id(&self.nodes.layout, *node), another_boot(seed))?;
         }
         Ok(told.join("; "))
     }
@@ -218,30 +216,5 @@ fn asked(result: anyhow::Result<String>) -> Begun {
     match result {
         Ok(told) => Begun::Done(told.lines().last().unwrap_or_default().trim().to_string()),
         Err(error) => Begun::LeftOut(format!("{error:#}")),
-    }
-}
-
-/// In the form of the kernel's boot ids.
-fn another_boot(seed: u64) -> String {
-    let (high, low) = (mix(seed), mix(seed.wrapping_add(1)));
-    format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}\n",
-        high >> 32,
-        (high >> 16) & 0xffff,
-        high & 0xffff,
-        low >> 48,
-        low & 0xffff_ffff_ffff
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_boot_id_looks_like_the_kernels() {
-        let id = another_boot(4);
-        assert_eq!(id.trim().split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
-        assert_ne!(id, another_boot(5));
     }
 }

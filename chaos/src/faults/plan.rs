@@ -207,7 +207,7 @@ fn fault(chance: &mut Chance, kind: Kind, free: &mut Vec<NodeId>, means: &Means)
 
 /// Every kind once, in the order of the kinds, one at a time, each held long enough to be noticed.
 pub fn short(chance: &mut Chance, means: &Means) -> Vec<Round> {
-    const HOLD_SHORT_MS: u32 = 2_500;
+    const HOLD_SHORT_MS: u32 = 5_000;
     means
         .kinds
         .iter()

@@ -23,17 +23,19 @@ const FLUSH: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
     pub promise: Promise,
+    pub idempotent: bool,
     pub message_timeout_ms: u32,
     pub compression: &'static str,
 }
 
 const fn spec(name: &'static str, idempotent: bool, kept: bool, message_timeout_ms: u32) -> Spec {
-    Spec { promise: Promise { name, idempotent, kept }, message_timeout_ms, compression: "none" }
+    let promise = Promise { name, once: false, kept };
+    Spec { promise, idempotent, message_timeout_ms, compression: "none" }
 }
 
 /// By producer number.
 pub const SPECS: [Spec; 4] = [
-    spec("idempotent", true, true, 120_000),
+    Spec { promise: Promise { name: "idempotent", once: true, kept: true }, ..spec("", true, true, 300_000) },
     // Gives up early: outcomes that are unknown, and new producer ids.
     Spec { compression: "lz4", ..spec("idempotent-hasty", true, true, 6_000) },
     spec("acks-all", false, true, 30_000),
@@ -116,16 +118,16 @@ pub fn start(
     progress: &Arc<Progress>,
     clock: Clock,
 ) -> anyhow::Result<Running> {
-    let Spec { promise, message_timeout_ms, compression } = SPECS[usize::from(number)];
+    let Spec { promise, idempotent, message_timeout_ms, compression } = SPECS[usize::from(number)];
     let shared = Arc::new(Shared { sends: Mutex::default(), promise, progress: progress.clone(), clock });
     let mut config = client::producer(bootstrap, promise.name);
     config
-        .set("enable.idempotence", promise.idempotent.to_string())
+        .set("enable.idempotence", idempotent.to_string())
         .set("acks", if promise.kept { "all" } else { "1" })
         .set("message.timeout.ms", message_timeout_ms.to_string())
         .set("queue.buffering.max.messages", QUEUED_MAX)
         .set("compression.type", compression);
-    if !promise.idempotent {
+    if !idempotent {
         // Else retries change the order.
         config.set("max.in.flight.requests.per.connection", "1");
     }
