@@ -53,11 +53,12 @@ pub struct Args {
 pub struct Kinds(pub Vec<Kind>);
 
 impl Args {
-    /// The kinds named on the command line; all if none were.
+    /// The kinds named on the command line; if none were, those that bring the bug out, or all.
     pub fn kinds(&self) -> Vec<Kind> {
-        let mut kinds: Vec<Kind> = match self.faults.is_empty() {
-            true => Kind::ALL.to_vec(),
-            false => self.faults.iter().flat_map(|kinds| kinds.0.clone()).collect(),
+        let mut kinds: Vec<Kind> = match (self.faults.is_empty(), &self.bug) {
+            (false, _) => self.faults.iter().flat_map(|kinds| kinds.0.clone()).collect(),
+            (true, Some(bug)) => bring_out(bug).to_vec(),
+            (true, None) => Kind::ALL.to_vec(),
         };
         kinds.sort_unstable();
         kinds.dedup();
@@ -85,6 +86,15 @@ impl Args {
             command += &format!(" --bug {bug}");
         }
         command
+    }
+}
+
+/// A bug shows when a leader that is cut off goes on, when one is killed, or when the power goes.
+fn bring_out(bug: &str) -> &'static [Kind] {
+    match bug {
+        "no-fsync" => &[Kind::PowerCutAll, Kind::PowerCut],
+        "forget-producer-state" => &[Kind::Kill, Kind::Pause],
+        _ => &[Kind::Isolate, Kind::Kill],
     }
 }
 
@@ -125,7 +135,8 @@ mod tests {
         let args = Args::parse_from(["chaos", "--time", "2m", "--faults", "pause,kill", "--nodes", "5"]);
         let command = args.repeat(9);
         assert!(command.ends_with("-- --seed 9 --time 120s --nodes 5 --faults kill,pause"), "{command}");
-        let again = Args::parse_from(command.split(" -- ").nth(1).map(|rest| format!("chaos {rest}")).unwrap().split(' '));
+        let again =
+            Args::parse_from(command.split(" -- ").nth(1).map(|rest| format!("chaos {rest}")).unwrap().split(' '));
         assert_eq!(again.kinds(), args.kinds());
     }
 

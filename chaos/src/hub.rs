@@ -20,7 +20,9 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let seed = match args.seed {
         Some(seed) => seed,
         // Short enough to be typed.
-        None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64 % 1_000_000_000),
+        None => {
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64 % 1_000_000_000)
+        }
     };
     let interrupted = on_interrupt()?;
     match args.network_of {

@@ -22,6 +22,8 @@ pub struct Batch {
     pub bytes: std::ops::Range<usize>,
 }
 
+type WithBytes = (Batch, Vec<u8>);
+
 fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
     Some(i32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
@@ -80,7 +82,7 @@ pub fn segments(partition: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// All of a replica's batches, in order, with their bytes.
-fn replica(partition: &Path) -> anyhow::Result<Vec<(Batch, Vec<u8>)>> {
+fn replica(partition: &Path) -> anyhow::Result<Vec<WithBytes>> {
     let mut all = Vec::new();
     for segment in segments(partition)? {
         let bytes = std::fs::read(&segment).with_context(|| segment.display().to_string())?;
@@ -95,7 +97,7 @@ fn replica(partition: &Path) -> anyhow::Result<Vec<(Batch, Vec<u8>)>> {
 /// Compares replicas, each named by its node, batch by batch below `high_watermark`; the first difference of each.
 pub fn differences(replicas: &[(u16, PathBuf)], high_watermark: i64) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
-    let mut first: Option<(u16, Vec<(Batch, Vec<u8>)>)> = None;
+    let mut first: Option<(u16, Vec<WithBytes>)> = None;
     for (node, path) in replicas {
         let mut log = replica(path)?;
         log.retain(|(batch, _)| batch.base < high_watermark);
@@ -142,7 +144,7 @@ fn producer_of(bytes: &[u8]) -> (i64, i16, i32) {
 }
 
 /// Whether a log goes without a gap from 0 to the high watermark.
-fn gap(node: u16, log: &[(Batch, Vec<u8>)], high_watermark: i64) -> Option<String> {
+fn gap(node: u16, log: &[WithBytes], high_watermark: i64) -> Option<String> {
     let mut next = 0;
     for (batch, _) in log {
         if batch.base != next {
@@ -153,7 +155,7 @@ fn gap(node: u16, log: &[(Batch, Vec<u8>)], high_watermark: i64) -> Option<Strin
     (next < high_watermark).then(|| format!("node {node} ends at {next}, below the high watermark {high_watermark}"))
 }
 
-fn difference(a: u16, one: &[(Batch, Vec<u8>)], b: u16, other: &[(Batch, Vec<u8>)]) -> Option<String> {
+fn difference(a: u16, one: &[WithBytes], b: u16, other: &[WithBytes]) -> Option<String> {
     let (batch, left, right) = one
         .iter()
         .zip(other)

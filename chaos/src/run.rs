@@ -37,7 +37,9 @@ fn possible(kinds: &[Kind], abilities: Abilities, has_network: bool, has_power: 
         let why = match kind {
             kind if kind.is_partition() && !has_network => Some("needs root"),
             Kind::DiskFull if !has_network => Some("needs root"),
-            Kind::PowerCut | Kind::PowerCutAll if !has_power => Some("the power-cut layer is not there: `cargo build --release -p powercut-shim`"),
+            Kind::PowerCut | Kind::PowerCutAll if !has_power => {
+                Some("the power-cut layer is not there: `cargo build --release -p powercut-shim`")
+            }
             Kind::Drain if !abilities.drain => Some("the binary knows no `broker drain`"),
             Kind::Reassign if !abilities.reassign => Some("the binary knows no `topic reassign`"),
             Kind::Quorum if !abilities.quorum => Some("the binary knows no `quorum add` and `remove`"),
@@ -95,9 +97,8 @@ pub fn run(args: &Args, seed: u64, layout: &Layout, interrupted: Arc<AtomicBool>
     let load = Load::start(&layout.bootstrap(), args.rate, clock)?;
     let watching = status::watch(&status, &load.progress, layout)?;
     let mut driver = Driver::new(world, status.clone(), load.progress.clone(), clock, interrupted);
-    let finished = break_things(&mut driver, args, &means, &mut chance).and_then(|()| {
-        if driver.is_interrupted() { bail!("interrupted") } else { verify::finish(&mut driver, load) }
-    });
+    let finished = break_things(&mut driver, args, &means, &mut chance)
+        .and_then(|()| if driver.is_interrupted() { bail!("interrupted") } else { verify::finish(&mut driver, load) });
     watching.stop();
     let (history, mut verdict) = match finished {
         Ok(history) => {

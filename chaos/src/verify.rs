@@ -118,7 +118,8 @@ fn compare_images(driver: &mut Driver) -> anyhow::Result<()> {
                 Some((node, answer.image_index, answer.image_hash?))
             })
             .collect();
-        hashes.len() == usize::from(world.nodes.layout.nodes) && hashes.iter().all(|(_, index, _)| *index == hashes[0].1)
+        hashes.len() == usize::from(world.nodes.layout.nodes)
+            && hashes.iter().all(|(_, index, _)| *index == hashes[0].1)
     })?;
     if !same_index {
         let told = format!("{SETTLED_WITHIN:?} long the nodes were never at the same Raft index: {hashes:?}");

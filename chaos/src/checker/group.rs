@@ -16,10 +16,8 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
         let found = history.committed.get(place).copied().unwrap_or(-1);
         if found < commit.offset {
             let Commit { offset, at_ms, .. } = commit;
-            let told = format!(
-                "{}: offset {offset} committed at {at_ms} ms, at the end it is {found}",
-                history.place(*place)
-            );
+            let told =
+                format!("{}: offset {offset} committed at {at_ms} ms, at the end it is {found}", history.place(*place));
             verdict.anomalies.push(Anomaly::new(Kind::CommitLost, told));
         }
     }

@@ -76,7 +76,8 @@ fn acked_is_there(history: &History, log: &Log, verdict: &mut Verdict) {
                 let there = log.at.get(&(send.place, offset)).map(ToString::to_string);
                 let kind = if end >= offset { Kind::LostWrite } else { Kind::UnseenWrite };
                 let there = there.unwrap_or_else(|| "nothing".to_string());
-                let told = format!("{}; at offset {offset} is {there}, the log ends with {end}", describe(history, send));
+                let told =
+                    format!("{}; at offset {offset} is {there}, the log ends with {end}", describe(history, send));
                 verdict.anomalies.push(Anomaly::new(kind, told));
             }
             Some(found) if kept && offset >= 0 && !found.contains(&(send.place, offset)) => {
@@ -109,8 +110,7 @@ fn once(history: &History, log: &Log, verdict: &mut Verdict) {
 /// appended after later ones.
 fn in_order(history: &History, log: &Log, verdict: &mut Verdict) {
     let mut newest: HashMap<(u16, Place), (i64, &Send)> = HashMap::new();
-    let mut sends: Vec<&Send> =
-        history.sends.iter().filter(|send| matches!(send.outcome, Outcome::Acked(_))).collect();
+    let mut sends: Vec<&Send> = history.sends.iter().filter(|send| matches!(send.outcome, Outcome::Acked(_))).collect();
     sends.sort_by_key(|send| send.value);
     for send in sends {
         let Some(offset) = log.of.get(&send.value).and_then(|found| found.first()).map(|(_, offset)| *offset) else {

@@ -23,8 +23,7 @@ impl Abilities {
         };
         let all = help(&["--help"])?;
         let known = |noun: &str, verbs: &[&str]| {
-            lists(&all, noun)
-                && help(&[noun, "--help"]).is_ok_and(|text| verbs.iter().all(|verb| lists(&text, verb)))
+            lists(&all, noun) && help(&[noun, "--help"]).is_ok_and(|text| verbs.iter().all(|verb| lists(&text, verb)))
         };
         Ok(Abilities {
             drain: known("broker", &["drain", "undrain"]),
@@ -47,8 +46,10 @@ pub struct Cli {
 }
 
 impl Cli {
-    fn run(&self, node: NodeId, words: &[&str]) -> anyhow::Result<String> {
-        let admin = self.layout.address(node, Port::Admin);
+    /// Asks whichever node answers.
+    fn run(&self, words: &[&str]) -> anyhow::Result<String> {
+        let admin: Vec<String> = self.layout.ids().map(|node| self.layout.address(node, Port::Admin)).collect();
+        let admin = admin.join(",");
         // A command waits for its change; one that hangs must not stop the faults.
         let mut line = vec!["timeout", "20", self.binary.to_str().unwrap_or_default()];
         line.extend(words);
@@ -56,26 +57,28 @@ impl Cli {
         run_words(&line)
     }
 
-    pub fn drain(&self, by: NodeId, broker: NodeId) -> anyhow::Result<String> {
-        self.run(by, &["broker", "drain", &broker.to_string()])
+    pub fn drain(&self, broker: NodeId) -> anyhow::Result<String> {
+        self.run(&["broker", "drain", &broker.to_string()])
     }
 
-    pub fn undrain(&self, by: NodeId, broker: NodeId) -> anyhow::Result<String> {
-        self.run(by, &["broker", "undrain", &broker.to_string()])
+    pub fn undrain(&self, broker: NodeId) -> anyhow::Result<String> {
+        self.run(&["broker", "undrain", &broker.to_string()])
     }
 
-    pub fn reassign(&self, by: NodeId, topic: &str, partition: i32, replicas: &[i32]) -> anyhow::Result<String> {
+    pub fn reassign(&self, topic: &str, partition: i32, replicas: &[i32]) -> anyhow::Result<String> {
         let replicas: Vec<String> = replicas.iter().map(ToString::to_string).collect();
         let (partition, replicas) = (partition.to_string(), replicas.join(","));
-        self.run(by, &["topic", "reassign", topic, "--partition", &partition, "--replicas", &replicas])
+        // Other faults are to come in the middle of the move.
+        let (of, to) = (["--partition", &partition], ["--replicas", &replicas, "--no-wait"]);
+        self.run(&[["topic", "reassign", topic].as_slice(), &of, &to].concat())
     }
 
-    pub fn quorum_remove(&self, by: NodeId, node: NodeId) -> anyhow::Result<String> {
-        self.run(by, &["quorum", "remove", &node.to_string()])
+    pub fn quorum_remove(&self, node: NodeId) -> anyhow::Result<String> {
+        self.run(&["quorum", "remove", &node.to_string()])
     }
 
-    pub fn quorum_add(&self, by: NodeId, node: NodeId) -> anyhow::Result<String> {
-        self.run(by, &["quorum", "add", &node.to_string()])
+    pub fn quorum_add(&self, node: NodeId) -> anyhow::Result<String> {
+        self.run(&["quorum", "add", &node.to_string()])
     }
 }
 

@@ -48,11 +48,8 @@ impl Node {
     pub fn start(&mut self, layout: &Layout, launch: &Launch) -> anyhow::Result<()> {
         assert!(self.child.is_none(), "node {} runs already", self.id);
         let log = layout.log(self.id);
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .with_context(|| log.display().to_string())?;
+        let log =
+            std::fs::File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
         let mut command = match layout.network_of {
             None => Command::new("env"),
             Some(pid) => {

@@ -136,10 +136,8 @@ impl Driver {
             }
             if took > WRITABLE_WITHIN_MS && !told {
                 told = true;
-                let names: Vec<String> = silent
-                    .iter()
-                    .map(|place| self.world.places.names[usize::from(*place)].to_string())
-                    .collect();
+                let names: Vec<String> =
+                    silent.iter().map(|place| self.world.places.names[usize::from(*place)].to_string()).collect();
                 let told = format!("{} after {after} these take no writes: {}", seconds(took), names.join(" "));
                 self.found(Anomaly::new(Kind::TooSlow, told));
             }

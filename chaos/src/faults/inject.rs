@@ -73,17 +73,16 @@ impl World {
             }
             Fault::Drain(node) => {
                 self.drained.insert(*node);
-                return Ok(asked(self.cli.drain(self.other(*node), *node)));
+                return Ok(asked(self.cli.drain(*node)));
             }
             Fault::Reassign { place, replicas } => {
                 let name = &self.places.names[*place];
                 let replicas: Vec<i32> = replicas.iter().map(|node| i32::from(*node)).collect();
-                let by = self.other(0);
-                return Ok(asked(self.cli.reassign(by, &name.topic, name.partition, &replicas)));
+                return Ok(asked(self.cli.reassign(&name.topic, name.partition, &replicas)));
             }
             Fault::Quorum(node) => {
                 self.removed.insert(*node);
-                return Ok(asked(self.cli.quorum_remove(self.other(*node), *node)));
+                return Ok(asked(self.cli.quorum_remove(*node)));
             }
         };
         Ok(Begun::Done(done))
@@ -151,13 +150,13 @@ impl World {
             let (drained, removed) = (self.drained.clone(), self.removed.clone());
             let mut refused = None;
             for node in drained {
-                match self.cli.undrain(self.other(node), node) {
+                match self.cli.undrain(node) {
                     Ok(_) => drop(self.drained.remove(&node)),
                     Err(error) => refused = Some(format!("undrain {node}: {error:#}")),
                 }
             }
             for node in removed {
-                match self.cli.quorum_add(self.other(node), node) {
+                match self.cli.quorum_add(node) {
                     Ok(_) => drop(self.removed.remove(&node)),
                     Err(error) => refused = Some(format!("quorum add {node}: {error:#}")),
                 }
@@ -167,11 +166,6 @@ impl World {
             }
             std::thread::sleep(LOOK_EVERY);
         }
-    }
-
-    /// Some other node, for asking.
-    fn other(&self, node: NodeId) -> NodeId {
-        if node == 1 { 2 } else { 1 }
     }
 
     pub fn in_sync_within(&self, deadline: Duration) -> bool {
@@ -196,7 +190,10 @@ impl World {
             let partitions = answer.partitions.unwrap_or_default();
             let brokers = answer.nodes.iter().filter(|node| node.broker).count();
             if brokers < usize::from(self.nodes.layout.nodes)
-                || answer.nodes.iter().any(|node| node.broker && node.liveness() != crate::admin::proto::Liveness::Alive)
+                || answer
+                    .nodes
+                    .iter()
+                    .any(|node| node.broker && node.liveness() != crate::admin::proto::Liveness::Alive)
             {
                 return Some(format!("node {node} does not see all brokers alive"));
             }

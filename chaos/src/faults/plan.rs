@@ -30,7 +30,10 @@ pub enum Fault {
     /// `broker drain`, later undrain.
     Drain(NodeId),
     /// `topic reassign` of a partition (the how-manyth place) to the replicas in this order.
-    Reassign { place: usize, replicas: Vec<NodeId> },
+    Reassign {
+        place: usize,
+        replicas: Vec<NodeId>,
+    },
     /// `quorum remove`, later add.
     Quorum(NodeId),
 }
@@ -136,9 +139,7 @@ pub fn round(chance: &mut Chance, means: &Means) -> Round {
     let mut round = Round::default();
     for kind in kinds {
         let is_second_cut = kind.is_partition() && round.steps.iter().any(|step| step.fault.kind().is_partition());
-        if !is_second_cut
-            && let Some(fault) = fault(chance, kind, &mut free, means)
-        {
+        if !is_second_cut && let Some(fault) = fault(chance, kind, &mut free, means) {
             let (low, high) = if kind.is_partition() { CUT_MS } else { HOLD_MS };
             let hold_ms = u32::try_from(chance.between(low, high)).expect("seconds");
             let begin_ms = match round.steps.is_empty() {

@@ -121,7 +121,7 @@ pub fn committed(bootstrap: &str, places: &Places) -> anyhow::Result<BTreeMap<Pl
     let mut asked = 0;
     let told = loop {
         asked += 1;
-        match consumer.committed_offsets(places.from_beginning(), COMMITTED_WITHIN) {
+        match consumer.committed_offsets(places.at_beginning(), COMMITTED_WITHIN) {
             Ok(told) => break told,
             Err(error) if asked == ASK_TIMES => return Err(error.into()),
             Err(_) => {}

@@ -31,7 +31,11 @@ impl Progress {
 
     /// Places that have acked nothing that was sent at `since_ms` or later.
     pub fn silent_since(&self, since_ms: u32) -> Vec<Place> {
-        (0..).zip(&self.newest).filter(|(_, at)| at.load(Ordering::Relaxed) < since_ms).map(|(place, _)| place).collect()
+        (0..)
+            .zip(&self.newest)
+            .filter(|(_, at)| at.load(Ordering::Relaxed) < since_ms)
+            .map(|(place, _)| place)
+            .collect()
     }
 
     pub fn read(&self, reader: usize, place: Place, offset: i64) {

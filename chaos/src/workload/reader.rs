@@ -52,7 +52,7 @@ pub fn start(
 ) -> anyhow::Result<Running> {
     let name = format!("reader-{number}");
     let consumer: BaseConsumer = client::consumer(bootstrap, &name).create()?;
-    consumer.assign(&places.from_beginning())?;
+    consumer.assign(&places.at_beginning())?;
     let (places, progress) = (places.clone(), progress.clone());
     let mut reader = Reader { name: name.clone(), ..Reader::default() };
     let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -81,9 +81,10 @@ pub fn read_all(
     clock: Clock,
 ) -> anyhow::Result<Reader> {
     let consumer: BaseConsumer = client::consumer(bootstrap, "last").create()?;
-    consumer.assign(&places.from_beginning())?;
+    consumer.assign(&places.at_beginning())?;
     let mut reader = Reader { name: "last".to_string(), ..Reader::default() };
-    let mut left: BTreeMap<Place, i64> = high_watermarks.iter().map(|(p, end)| (*p, *end)).filter(|(_, e)| *e > 0).collect();
+    let mut left: BTreeMap<Place, i64> =
+        high_watermarks.iter().map(|(p, end)| (*p, *end)).filter(|(_, e)| *e > 0).collect();
     let until = Instant::now() + LAST_READ;
     while !left.is_empty() && Instant::now() < until {
         match consumer.poll(POLL) {

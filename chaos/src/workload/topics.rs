@@ -9,7 +9,11 @@ use std::collections::BTreeMap;
 const PAGE_CACHE: (&str, &str) = ("highwater.durability", "page-cache");
 
 pub const TOPICS: [NewTopic; 3] = [
-    NewTopic { name: "sync", partitions: 4, configs: &[("min.insync.replicas", "2"), ("highwater.durability", "sync")] },
+    NewTopic {
+        name: "sync",
+        partitions: 4,
+        configs: &[("min.insync.replicas", "2"), ("highwater.durability", "sync")],
+    },
     NewTopic { name: "cache", partitions: 2, configs: &[("min.insync.replicas", "2"), PAGE_CACHE] },
     // Rolls a segment every few seconds.
     NewTopic { name: "rolls", partitions: 2, configs: &[("min.insync.replicas", "2"), ("segment.bytes", "65536")] },
@@ -47,7 +51,7 @@ impl Places {
         Place::try_from(self.names.len()).expect("a few places")
     }
 
-    pub fn from_beginning(&self) -> TopicPartitionList {
+    pub fn at_beginning(&self) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for name in &self.names {
             list.add_partition_offset(&name.topic, name.partition, Offset::Beginning).expect("beginning is an offset");
