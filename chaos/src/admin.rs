@@ -9,7 +9,8 @@ use crate::cluster::layout::{Layout, NodeId, Port};
 use proto::cluster_client::ClusterClient;
 use proto::topics_client::TopicsClient;
 use proto::{
-    CreateTopicRequest, DescribeClusterRequest, DescribeClusterResponse, DescribeTopicRequest, DescribeTopicResponse,
+    CreateTopicRequest, DeleteTopicRequest, DescribeClusterRequest, DescribeClusterResponse, DescribeTopicRequest,
+    DescribeTopicResponse,
 };
 use std::collections::HashMap;
 use std::time::Duration;
@@ -77,6 +78,20 @@ impl Admin {
             Some(Err(status)) if status.code() == tonic::Code::AlreadyExists => Ok(()),
             Some(Err(status)) => Err(status.message().to_string()),
             None => Err("no answer".to_string()),
+        }
+    }
+
+    /// Whether it is gone now.
+    pub fn delete(&self, node: NodeId, topic: &str, deadline: Duration) -> bool {
+        let request = DeleteTopicRequest { name: topic.to_string() };
+        let deleted = self.within(deadline, async {
+            let channel = Self::channel(&self.layout, node).await?;
+            Some(TopicsClient::new(channel).delete(request).await)
+        });
+        match deleted {
+            Some(Ok(_)) => true,
+            Some(Err(status)) => status.code() == tonic::Code::NotFound,
+            None => false,
         }
     }
 

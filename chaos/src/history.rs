@@ -59,7 +59,7 @@ impl std::fmt::Display for Value {
 pub struct PlaceName {
     pub topic: String,
     pub partition: i32,
-    /// Acked without fdatasync: a power cut may take it.
+    /// Acked without fdatasync: the power of all nodes at once may take it.
     pub page_cache: bool,
 }
 
@@ -145,8 +145,6 @@ pub struct History {
     pub last: Reader,
     /// The high watermarks at the end, as told by the leaders.
     pub high_watermarks: BTreeMap<Place, i64>,
-    /// The power of all nodes was cut at once: page-cache topics may have lost what they acked.
-    pub page_cache_lost: bool,
 }
 
 impl History {
@@ -156,6 +154,20 @@ impl History {
 
     pub fn promise(&self, value: Value) -> Option<&Promise> {
         self.promises.get(usize::from(value.producer()))
+    }
+
+    /// The power of all nodes was cut at once: page-cache topics may have lost what they acked, and were deleted.
+    pub fn forget_page_cache(&mut self) {
+        let History { places, sends, readers, members, commits, .. } = self;
+        let kept = |place: Place| !places[usize::from(place)].page_cache;
+        sends.retain(|send| kept(send.place));
+        for reader in readers.iter_mut().chain(members) {
+            reader.reads.retain(|read| kept(read.place));
+            // Which place they were of is not told.
+            reader.resets.clear();
+        }
+        commits.retain(|commit| kept(commit.place));
+        self.committed.retain(|place, _| kept(*place));
     }
 
     /// One line per operation, in the order of their beginnings per client.

@@ -17,7 +17,7 @@ use crate::faults::power;
 use crate::history::History;
 use crate::status::{self, Status};
 use crate::verify;
-use crate::workload::load::Load;
+use crate::workload::load::{self, Load};
 use crate::workload::topics::{TOPICS, places};
 use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
@@ -90,11 +90,12 @@ pub fn run(args: &Args, seed: u64, layout: &Layout, interrupted: Arc<AtomicBool>
     let nodes = Nodes::start(layout.clone(), launch, &means.small_disks)?;
     let admin = Admin::new(layout)?;
     let cli = Cli { binary, layout: layout.clone() };
-    let mut world = World::new(nodes, admin, cli, power, Chance::new(chance.next()));
+    let progress = Arc::new(load::progress());
+    let mut world = World::new(nodes, admin, cli, power, Chance::new(chance.next()), progress.clone());
     form(&mut world)?;
     status.say("the cluster is formed, its topics are in sync");
 
-    let load = Load::start(&layout.bootstrap(), args.rate, clock)?;
+    let load = Load::start(&layout.bootstrap(), args.rate, progress, clock)?;
     let watching = status::watch(&status, &load.progress, layout)?;
     let mut driver = Driver::new(world, status.clone(), load.progress.clone(), clock, interrupted);
     let finished = break_things(&mut driver, args, &means, &mut chance)
@@ -178,15 +179,14 @@ fn tell(status: &Status, verdict: &Verdict, writable_ms: &[u32], args: &Args, se
     let counts = verdict.counts;
     status.print(&format!(
         "{} acked, {} unknown ({} of them there), {} refused by the client, {} read; allowed: {} retried twice, \
-         {} acks=1 lost, {} page-cache lost to power cuts",
+         {} acks=1 lost",
         counts.acked,
         counts.unknown,
         counts.unknown_kept,
         counts.failed,
         counts.read,
         counts.retried_twice,
-        counts.acks_one_lost,
-        counts.page_cache_lost
+        counts.acks_one_lost
     ));
     if let Some(worst) = writable_ms.iter().max() {
         let mut sorted = writable_ms.to_vec();

@@ -1,9 +1,10 @@
 //! After the last fault: heal, let the clients finish, read everything back, compare the nodes.
 
-use crate::admin::{Admin, proto};
+use crate::admin::proto;
 use crate::checker::{Anomaly, Kind};
 use crate::cluster::layout::NodeId;
 use crate::faults::driver::Driver;
+use crate::faults::inject::World;
 use crate::history::{History, Place};
 use crate::logs;
 use crate::workload::load::Load;
@@ -39,11 +40,10 @@ pub fn finish(driver: &mut Driver, mut load: Load) -> anyhow::Result<History> {
     }
     say(driver, "all in sync; waiting for the last outcomes");
     load.stop_sending(&mut history);
-    history.page_cache_lost = driver.world.page_cache_lost;
 
     let mut ends = None;
     driver.wait(SETTLED_WITHIN, |world| {
-        ends = settled(&world.admin, world.nodes.layout.ids().next().unwrap_or(1), &load);
+        ends = settled(world, &load);
         ends.is_some()
     })?;
     let Some(ends) = ends else {
@@ -71,6 +71,9 @@ pub fn finish(driver: &mut Driver, mut load: Load) -> anyhow::Result<History> {
     let places = load.places.clone();
     load.stop_reading(&mut history);
     history.committed = group::committed(&bootstrap, &places)?;
+    if driver.world.page_cache_lost {
+        history.forget_page_cache();
+    }
     compare_images(driver)?;
     say(driver, "stopping all, to compare the logs");
     driver.status.be_quiet();
@@ -84,10 +87,14 @@ pub fn finish(driver: &mut Driver, mut load: Load) -> anyhow::Result<History> {
 }
 
 /// `None` until every leader has told, and has nothing above its high watermark.
-fn settled(admin: &Admin, by: NodeId, load: &Load) -> Option<Ends> {
+fn settled(world: &World, load: &Load) -> Option<Ends> {
     let mut ends = Ends { high_watermarks: BTreeMap::new(), replicas: BTreeMap::new() };
     for topic in &TOPICS {
-        for partition in admin.topic(by, topic.name, ASK)?.partitions {
+        let first = load.places.number(topic.name, 0)?;
+        if !world.is_used(first) {
+            continue;
+        }
+        for partition in world.admin.topic(1, topic.name, ASK)?.partitions {
             let place = load.places.number(topic.name, partition.partition)?;
             let offsets: proto::PartitionOffsets = partition.offsets?;
             if !offsets.told_by_leader || offsets.high_watermark != offsets.log_end {

@@ -25,9 +25,6 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
         history.members.iter().flat_map(|member| &member.reads).map(|read| (read.place, read.offset)).collect();
     for (place, committed) in &history.committed {
         let name = history.place(*place);
-        if name.page_cache && history.page_cache_lost {
-            continue;
-        }
         if let Some(missed) = (0..*committed).find(|offset| !read.contains(&(*place, *offset))) {
             let told = format!("{name}: committed up to {committed}, but no member read {missed}");
             verdict.anomalies.push(Anomaly::new(Kind::CommitUnread, told));

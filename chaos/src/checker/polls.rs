@@ -28,11 +28,8 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
             *expected = read.offset + 1;
         }
         for (at, what) in &reader.resets {
-            // Page-cache topics may have been cut under the reader then.
-            if !history.page_cache_lost {
-                let told = format!("{} at {at} ms: {what}", reader.name);
-                verdict.anomalies.push(Anomaly::new(Kind::PositionLost, told));
-            }
+            let told = format!("{} at {at} ms: {what}", reader.name);
+            verdict.anomalies.push(Anomaly::new(Kind::PositionLost, told));
         }
     }
 }

@@ -68,9 +68,6 @@ fn acked_is_there(history: &History, log: &Log, verdict: &mut Verdict) {
         let kept = history.promise(send.value).is_some_and(|promise| promise.kept);
         match log.of.get(&send.value) {
             None if !kept => verdict.counts.acks_one_lost += 1,
-            None if history.place(send.place).page_cache && history.page_cache_lost => {
-                verdict.counts.page_cache_lost += 1;
-            }
             None => {
                 let end = log.end.get(&send.place).copied().unwrap_or(-1);
                 let there = log.at.get(&(send.place, offset)).map(ToString::to_string);
@@ -140,12 +137,10 @@ fn one_value_an_offset(history: &History, log: &Log, sends: &HashMap<Value, &Sen
         for read in &reader.reads {
             let Some(value) = read.value else { continue };
             let place = history.place(read.place);
-            // After the power of all was cut a page-cache topic's offsets may be given again.
-            let excused = place.page_cache && history.page_cache_lost;
             let at = (read.place, read.offset);
             let high_watermark = history.high_watermarks.get(&read.place).copied().unwrap_or(i64::MAX);
             let who = || format!("{} at {} ms", reader.name, read.at_ms);
-            if excused || told_of.contains(&read.place) {
+            if told_of.contains(&read.place) {
                 continue;
             }
             if read.offset >= high_watermark {

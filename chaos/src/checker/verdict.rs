@@ -95,8 +95,6 @@ pub struct Counts {
     pub read: usize,
     /// Values of producers that do not promise otherwise that are there twice: their retries.
     pub retried_twice: usize,
-    /// Acked in page-cache topics and gone after the power of all nodes was cut: allowed.
-    pub page_cache_lost: usize,
     /// Acked with acks=1 and gone: allowed.
     pub acks_one_lost: usize,
 }

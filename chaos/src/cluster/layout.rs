@@ -98,7 +98,11 @@ impl Layout {
             let _ = writeln!(text, "\n[{name}]\nbind = \"{address}\"\nadvertised = \"{address}\"");
         }
         let _ = writeln!(text, "\n[kafka]");
-        for (name, value) in [("group.initial.rebalance.delay.ms", "0"), ("offsets.topic.num.partitions", "4")] {
+        for (name, value) in [
+            ("auto.create.topics.enable", "false"),
+            ("group.initial.rebalance.delay.ms", "0"),
+            ("offsets.topic.num.partitions", "4"),
+        ] {
             let _ = writeln!(text, "\"{name}\" = \"{value}\"");
         }
         text

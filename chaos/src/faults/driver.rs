@@ -124,7 +124,8 @@ impl Driver {
         let healed = self.clock.ms();
         let mut told = false;
         loop {
-            let silent = self.progress.silent_since(healed);
+            let mut silent = self.progress.silent_since(healed);
+            silent.retain(|place| self.world.is_used(*place));
             let took = self.clock.ms() - healed;
             if silent.is_empty() {
                 self.writable_ms.push(took);

@@ -9,8 +9,12 @@ use crate::cluster::disk::{self, Damage};
 use crate::cluster::layout::NodeId;
 use crate::cluster::network::Cuts;
 use crate::cluster::nodes::Nodes;
+use crate::history::Place;
+use crate::workload::progress::Progress;
 use crate::workload::topics::Places;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Before data is taken all replicas must be in sync; if they are not by then, the fault is left out.
@@ -29,6 +33,7 @@ pub struct World {
     pub chance: Chance,
     /// The power of all nodes was cut at once.
     pub page_cache_lost: bool,
+    progress: Arc<Progress>,
     drained: BTreeSet<NodeId>,
     removed: BTreeSet<NodeId>,
 }
@@ -43,9 +48,27 @@ pub enum Begun {
 }
 
 impl World {
-    pub fn new(nodes: Nodes, admin: Admin, cli: Cli, power: Option<Box<dyn PowerCut>>, chance: Chance) -> World {
+    pub fn new(
+        nodes: Nodes,
+        admin: Admin,
+        cli: Cli,
+        power: Option<Box<dyn PowerCut>>,
+        chance: Chance,
+        progress: Arc<Progress>,
+    ) -> World {
         let (drained, removed) = (BTreeSet::new(), BTreeSet::new());
-        World { nodes, admin, cli, places: Places::new(), power, chance, page_cache_lost: false, drained, removed }
+        World {
+            nodes,
+            admin,
+            cli,
+            places: Places::new(),
+            power,
+            chance,
+            page_cache_lost: false,
+            progress,
+            drained,
+            removed,
+        }
     }
 
     pub fn begin(&mut self, fault: &Fault) -> anyhow::Result<Begun> {
@@ -68,6 +91,7 @@ impl World {
             Fault::PowerCut(node) => self.cut_power(&[*node])?,
             Fault::PowerCutAll => {
                 self.page_cache_lost = true;
+                self.progress.no_page_cache.store(true, Ordering::Relaxed);
                 let all: Vec<NodeId> = self.nodes.layout.ids().collect();
                 self.cut_power(&all)?
             }
@@ -103,6 +127,9 @@ impl World {
                 for node in self.nodes.layout.ids() {
                     self.nodes.start_node(node)?;
                 }
+                if *fault == Fault::PowerCutAll {
+                    return Ok(self.delete_page_cache_topics());
+                }
             }
             Fault::Kill(node)
             | Fault::Truncate(node)
@@ -119,6 +146,27 @@ impl World {
     pub fn heal(&mut self) -> anyhow::Result<Option<String>> {
         self.nodes.heal()?;
         Ok(self.undo_operator())
+    }
+
+    /// Still sent to and read back.
+    pub fn is_used(&self, place: Place) -> bool {
+        !(self.page_cache_lost && self.places.names[usize::from(place)].page_cache)
+    }
+
+    /// After the power of all no replica is known to have all that was acked, so these topics rightly stay without a
+    /// leader until a person gives them up.
+    fn delete_page_cache_topics(&mut self) -> Option<String> {
+        let until = Instant::now() + UNDO_WITHIN;
+        let mut left: BTreeSet<String> =
+            self.places.names.iter().filter(|name| name.page_cache).map(|name| name.topic.clone()).collect();
+        while Instant::now() < until {
+            left.retain(|topic| !self.nodes.layout.ids().any(|node| self.admin.delete(node, topic, ASK)));
+            if left.is_empty() {
+                return None;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Some(format!("{UNDO_WITHIN:?} after the power came back these topics cannot be deleted: {left:?}"))
     }
 
     fn kill_all(&mut self) -> anyhow::Result<()> {

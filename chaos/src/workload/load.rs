@@ -19,11 +19,15 @@ pub struct Load {
     members: Vec<group::Running>,
 }
 
+/// None yet.
+pub fn progress() -> Progress {
+    Progress::new(Places::new().count(), READERS + 1)
+}
+
 impl Load {
     /// `rate`: records a second, over all producers.
-    pub fn start(bootstrap: &str, rate: u32, clock: Clock) -> anyhow::Result<Load> {
+    pub fn start(bootstrap: &str, rate: u32, progress: Arc<Progress>, clock: Clock) -> anyhow::Result<Load> {
         let places = Arc::new(Places::new());
-        let progress = Arc::new(Progress::new(places.count(), READERS + 1));
         let count = u16::try_from(producer::SPECS.len())?;
         let rate = f64::from(rate) / f64::from(count);
         let producers = (0..count)
