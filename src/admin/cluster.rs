@@ -21,9 +21,12 @@ pub struct ClusterService {
 impl Cluster for ClusterService {
     async fn describe(
         &self,
-        _request: Request<DescribeClusterRequest>,
+        request: Request<DescribeClusterRequest>,
     ) -> Result<Response<DescribeClusterResponse>, Status> {
-        Ok(Response::new(describe(self.node, &self.quorum.image(), &self.quorum.status())))
+        let image = self.quorum.image();
+        let mut answer = describe(self.node, &image, &self.quorum.status());
+        answer.image_hash = request.into_inner().image_hash.then(|| image.hash());
+        Ok(Response::new(answer))
     }
 }
 
@@ -62,6 +65,8 @@ fn describe(answered_by: BrokerId, image: &Image, status: &QuorumStatus) -> Desc
             })
             .collect(),
         partitions: Some(partitions),
+        image_index: image.index.0,
+        image_hash: None,
     }
 }
 

@@ -48,7 +48,7 @@ pub async fn run(cluster: Cluster, reach: &Reach, format: Format) -> anyhow::Res
 }
 
 pub async fn describe(reach: &Reach) -> anyhow::Result<DescribeClusterResponse> {
-    let answer = reach.cluster().await?.describe(DescribeClusterRequest {}).await;
+    let answer = reach.cluster().await?.describe(DescribeClusterRequest::default()).await;
     Ok(answer.map_err(|status| reach::refused(&status))?.into_inner())
 }
 

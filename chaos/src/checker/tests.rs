@@ -1,0 +1,232 @@
+//! For each anomaly the smallest history that has it; each differs from the clean one in one thing.
+
+use super::{Kind, check};
+use crate::history::{Commit, History, Outcome, PlaceName, Promise, Read, Reader, Send, Value};
+
+const IDEMPOTENT: u16 = 0;
+const RETRYING: u16 = 1;
+const ACKS_ONE: u16 = 2;
+
+fn read(offset: i64, value: Value) -> Read {
+    Read { place: 0, offset, value: Some(value), at_ms: 0 }
+}
+
+fn send(value: Value, outcome: Outcome) -> Send {
+    Send { value, place: 0, sent_ms: 0, done_ms: 1, outcome }
+}
+
+fn v(producer: u16, sequence: u64) -> Value {
+    Value::new(producer, sequence)
+}
+
+/// One partition: p0 sent three, the second's outcome is unknown (it is there), and one of p1 and p2 each.
+fn clean() -> History {
+    let log = [v(0, 0), v(0, 1), v(0, 2), v(1, 0), v(2, 0)];
+    let reads: Vec<Read> = (0..).zip(log).map(|(offset, value)| read(offset, value)).collect();
+    let promise = |name, once, kept| Promise { name, once, kept };
+    let reader = |name: &str| Reader { name: name.into(), reads: reads.clone(), resets: vec![] };
+    History {
+        places: vec![PlaceName { topic: "t".into(), partition: 0, page_cache: false }],
+        promises: vec![promise("idempotent", true, true), promise("all", false, true), promise("one", false, false)],
+        sends: vec![
+            send(v(IDEMPOTENT, 0), Outcome::Acked(0)),
+            send(v(IDEMPOTENT, 1), Outcome::Unknown),
+            send(v(IDEMPOTENT, 2), Outcome::Acked(2)),
+            send(v(IDEMPOTENT, 3), Outcome::Failed),
+            send(v(RETRYING, 0), Outcome::Acked(3)),
+            send(v(ACKS_ONE, 0), Outcome::Acked(4)),
+        ],
+        readers: vec![reader("r0")],
+        members: vec![reader("m0")],
+        commits: vec![Commit { place: 0, offset: 2, at_ms: 5 }, Commit { place: 0, offset: 4, at_ms: 9 }],
+        committed: [(0, 5)].into(),
+        last: reader("last"),
+        high_watermarks: [(0, 5)].into(),
+    }
+}
+
+fn kinds(history: &History) -> Vec<Kind> {
+    let mut kinds: Vec<Kind> = check(history).anomalies.iter().map(|anomaly| anomaly.kind).collect();
+    kinds.dedup();
+    kinds
+}
+
+fn replace(reads: &mut [Read], offset: i64, value: Value) {
+    reads.iter_mut().find(|read| read.offset == offset).unwrap().value = Some(value);
+}
+
+#[test]
+fn a_clean_history_passes_and_is_counted() {
+    let verdict = check(&clean());
+    assert_eq!(verdict.anomalies, []);
+    let counts = verdict.counts;
+    assert_eq!((counts.acked, counts.unknown, counts.failed, counts.unknown_kept), (4, 1, 1, 1));
+    assert_eq!((counts.read, counts.retried_twice, counts.acks_one_lost), (10, 0, 0));
+}
+
+#[test]
+fn an_acked_write_that_another_took_the_place_of_is_lost() {
+    let mut history = clean();
+    history.sends.push(send(v(RETRYING, 1), Outcome::Unknown));
+    for reads in [&mut history.last.reads, &mut history.readers[0].reads, &mut history.members[0].reads] {
+        replace(reads, 0, v(RETRYING, 1));
+    }
+    assert_eq!(kinds(&history), [Kind::LostWrite]);
+}
+
+#[test]
+fn an_acked_write_beyond_the_end_is_unseen() {
+    let mut history = clean();
+    history.sends.push(send(v(RETRYING, 1), Outcome::Acked(5)));
+    assert_eq!(kinds(&history), [Kind::UnseenWrite]);
+}
+
+#[test]
+fn acks_one_may_lose() {
+    let mut history = clean();
+    history.sends.push(send(v(ACKS_ONE, 1), Outcome::Acked(5)));
+    let verdict = check(&history);
+    assert_eq!((verdict.anomalies.len(), verdict.counts.acks_one_lost), (0, 1));
+}
+
+#[test]
+fn a_page_cache_topic_may_lose_to_a_power_cut_of_all_and_to_nothing_else() {
+    let mut history = clean();
+    history.places[0].page_cache = true;
+    history.sends.push(send(v(IDEMPOTENT, 4), Outcome::Acked(5)));
+    assert_eq!(kinds(&history), [Kind::UnseenWrite]);
+    history.forget_page_cache();
+    (history.last, history.high_watermarks) = (Reader::default(), [].into());
+    assert_eq!(kinds(&history), []);
+}
+
+fn append_everywhere(history: &mut History, offset: i64, value: Value) {
+    for reads in [&mut history.last.reads, &mut history.readers[0].reads, &mut history.members[0].reads] {
+        reads.push(read(offset, value));
+    }
+    history.high_watermarks.insert(0, offset + 1);
+}
+
+#[test]
+fn a_value_twice_is_a_duplicate_only_where_once_is_promised() {
+    let mut history = clean();
+    append_everywhere(&mut history, 5, v(RETRYING, 0));
+    assert_eq!((kinds(&history), check(&history).counts.retried_twice), (vec![], 1));
+    append_everywhere(&mut history, 6, v(IDEMPOTENT, 1));
+    assert_eq!(kinds(&history), [Kind::Duplicate]);
+}
+
+#[test]
+fn an_ack_that_names_another_offset_is_inconsistent() {
+    let mut history = clean();
+    history.sends[4].outcome = Outcome::Acked(2);
+    assert_eq!(kinds(&history), [Kind::InconsistentOffset]);
+}
+
+#[test]
+fn two_values_at_one_offset_are_inconsistent() {
+    let mut history = clean();
+    replace(&mut history.readers[0].reads, 3, v(ACKS_ONE, 0));
+    assert_eq!(kinds(&history), [Kind::InconsistentOffset]);
+}
+
+#[test]
+fn two_readers_that_differ_are_inconsistent_even_above_the_end() {
+    let mut history = clean();
+    history.sends.push(send(v(IDEMPOTENT, 7), Outcome::Unknown));
+    history.sends.push(send(v(IDEMPOTENT, 8), Outcome::Unknown));
+    history.readers[0].reads.push(read(5, v(IDEMPOTENT, 7)));
+    history.members[0].reads.push(read(5, v(IDEMPOTENT, 8)));
+    history.high_watermarks.clear();
+    assert_eq!(kinds(&history), [Kind::InconsistentOffset]);
+}
+
+#[test]
+fn what_is_read_above_the_final_high_watermark_was_read_too_early() {
+    let mut history = clean();
+    history.sends.push(send(v(IDEMPOTENT, 7), Outcome::Unknown));
+    history.readers[0].reads.push(read(5, v(IDEMPOTENT, 7)));
+    assert_eq!(kinds(&history), [Kind::AboveHighWatermark]);
+}
+
+#[test]
+fn a_reader_that_goes_back_or_jumps_is_seen() {
+    let mut history = clean();
+    history.readers[0].reads.swap(1, 2);
+    assert_eq!(kinds(&history), [Kind::NonMonotonicPoll, Kind::SkippedPoll]);
+    let mut history = clean();
+    history.readers[0].reads.remove(2);
+    assert_eq!(kinds(&history), [Kind::SkippedPoll]);
+    let mut history = clean();
+    let again = history.readers[0].reads[4];
+    history.readers[0].reads.push(again);
+    assert_eq!(kinds(&history), [Kind::NonMonotonicPoll]);
+}
+
+#[test]
+fn acked_values_out_of_order_are_seen() {
+    let mut history = clean();
+    for reads in [&mut history.last.reads, &mut history.readers[0].reads, &mut history.members[0].reads] {
+        replace(reads, 0, v(IDEMPOTENT, 2));
+        replace(reads, 2, v(IDEMPOTENT, 0));
+    }
+    history.sends[0].outcome = Outcome::Acked(2);
+    history.sends[2].outcome = Outcome::Acked(0);
+    assert_eq!(kinds(&history), [Kind::NonMonotonicSend]);
+    // Of unknown outcome: its request may have been late.
+    history.sends[0].outcome = Outcome::Unknown;
+    assert_eq!(kinds(&history), []);
+}
+
+#[test]
+fn what_nobody_sent_is_a_phantom() {
+    let mut history = clean();
+    append_everywhere(&mut history, 5, v(IDEMPOTENT, 77));
+    assert_eq!(kinds(&history), [Kind::Phantom]);
+    let mut history = clean();
+    append_everywhere(&mut history, 5, v(IDEMPOTENT, 3));
+    assert_eq!(kinds(&history), [Kind::Phantom], "it never left the client");
+}
+
+#[test]
+fn bytes_that_nobody_sent_are_corrupt() {
+    let mut history = clean();
+    history.readers[0].reads[3].value = None;
+    assert_eq!(kinds(&history), [Kind::Corrupt]);
+}
+
+#[test]
+fn a_reader_whose_position_is_gone_is_told() {
+    let mut history = clean();
+    history.readers[0].resets.push((7, "t-0: offset out of range".into()));
+    assert_eq!(kinds(&history), [Kind::PositionLost]);
+}
+
+#[test]
+fn a_hole_in_the_last_read_is_unreadable() {
+    let mut history = clean();
+    history.last.reads.remove(1);
+    assert_eq!(kinds(&history), [Kind::Unreadable], "a hole");
+    let mut history = clean();
+    history.high_watermarks.insert(0, 6);
+    assert_eq!(kinds(&history), [Kind::Unreadable], "a missing end");
+}
+
+#[test]
+fn a_commit_that_went_back_is_lost() {
+    let mut history = clean();
+    history.committed.insert(0, 3);
+    assert_eq!(kinds(&history), [Kind::CommitLost]);
+    history.committed.clear();
+    assert_eq!(kinds(&history), [Kind::CommitLost]);
+}
+
+#[test]
+fn a_commit_above_what_the_members_read_skips_records() {
+    let mut history = clean();
+    history.members[0].reads.remove(2);
+    assert_eq!(kinds(&history), [Kind::CommitUnread]);
+    let rest = Reader { name: "m1".into(), reads: vec![history.last.reads[2]], resets: vec![] };
+    history.members.push(rest);
+    assert_eq!(kinds(&history), [], "another member read it");
+}

@@ -1,0 +1,106 @@
+//! A node's disk: filled, wiped, damaged. The node must be stopped for the latter two.
+
+use super::layout::{Layout, NodeId};
+use super::node::journal;
+use crate::chance::Chance;
+use crate::logs;
+use crate::shell::run;
+use anyhow::Context;
+use rustix::fs::{FallocateFlags, fallocate};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+/// Small enough to be filled at once, large enough for a run's data.
+const SMALL_DISK: &str = "256m";
+/// The ballast grows in steps down to this.
+const BALLAST_STEP_MIN: u64 = 4 * 1024;
+const BALLAST_STEP_MAX: u64 = 64 * 1024 * 1024;
+/// Damage happens in so many bytes at a log's end, of so many partitions.
+const TAIL_BYTES: u64 = 4 * 1024;
+const DAMAGED_PARTITIONS: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    Truncate,
+    Flip,
+}
+
+/// Makes the node's disk a small file system of its own. The mount is this process's and its nodes' alone, since
+/// `ip netns exec` started it in a mount namespace of its own: it is gone with them.
+pub fn make_small(layout: &Layout, node: NodeId) -> anyhow::Result<()> {
+    let disk = layout.disk(node);
+    std::fs::create_dir_all(&disk)?;
+    run(&format!("mount -t tmpfs -o size={SMALL_DISK} chaos {}", disk.display()))?;
+    Ok(())
+}
+
+fn ballast(layout: &Layout, node: NodeId) -> PathBuf {
+    layout.disk(node).join("ballast")
+}
+
+/// Takes all room there is.
+pub fn fill(layout: &Layout, node: NodeId) -> anyhow::Result<()> {
+    let file = File::create(ballast(layout, node))?;
+    let (mut end, mut step) = (0, BALLAST_STEP_MAX);
+    while step >= BALLAST_STEP_MIN {
+        match fallocate(&file, FallocateFlags::empty(), end, step) {
+            Ok(()) => end += step,
+            Err(rustix::io::Errno::NOSPC) => step /= 2,
+            Err(error) => return Err(error).context("the ballast file"),
+        }
+    }
+    Ok(())
+}
+
+pub fn free(layout: &Layout, node: NodeId) -> anyhow::Result<()> {
+    match std::fs::remove_file(ballast(layout, node)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+pub fn wipe(layout: &Layout, node: NodeId) -> anyhow::Result<()> {
+    let data = layout.data(node);
+    std::fs::remove_dir_all(&data).with_context(|| data.display().to_string())?;
+    std::fs::create_dir(&data)?;
+    forget_journal(layout, node)
+}
+
+/// What was changed behind the node's back is on the disk: a later power cut has nothing to take back before it.
+fn forget_journal(layout: &Layout, node: NodeId) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(journal(layout, node)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Damages the tails of some partitions' last segments; answers what was done.
+pub fn damage(layout: &Layout, node: NodeId, how: Damage, chance: &mut Chance) -> anyhow::Result<Vec<String>> {
+    let partitions = logs::partitions(&layout.data(node))?;
+    let mut done = Vec::new();
+    for (name, path) in chance.some(&partitions, partitions.len()) {
+        if done.len() == DAMAGED_PARTITIONS {
+            break;
+        }
+        let Some(segment) = logs::segments(&path)?.pop() else { continue };
+        let bytes = std::fs::read(&segment)?;
+        let end = logs::batches(&bytes).last().map_or(0, |batch| batch.bytes.end as u64);
+        if end == 0 {
+            continue;
+        }
+        let file = File::options().read(true).write(true).open(&segment)?;
+        let at = chance.between(end.saturating_sub(TAIL_BYTES), end);
+        match how {
+            Damage::Truncate => file.set_len(at)?,
+            Damage::Flip => {
+                let index = usize::try_from(at)?;
+                file.write_all_at(&[bytes[index] ^ (1 << chance.between(0, 8))], at)?;
+            }
+        }
+        file.sync_all()?;
+        done.push(format!("{name} at byte {at} of {end}"));
+    }
+    forget_journal(layout, node)?;
+    Ok(done)
+}

@@ -1,0 +1,265 @@
+//! Does to the cluster what the plan says, and takes it back.
+
+use super::plan::Fault;
+use super::power::PowerCut;
+use crate::admin::Admin;
+use crate::chance::Chance;
+use crate::cluster::cli::Cli;
+use crate::cluster::disk::{self, Damage};
+use crate::cluster::layout::NodeId;
+use crate::cluster::network::Cuts;
+use crate::cluster::nodes::Nodes;
+use crate::history::Place;
+use crate::workload::progress::Progress;
+use crate::workload::topics::Places;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Before data is taken all replicas must be in sync; if they are not by then, the fault is left out.
+const IN_SYNC_WITHIN: Duration = Duration::from_secs(25);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+const ASK: Duration = Duration::from_millis(1_000);
+/// Undoing what an operator did is tried again for so long.
+const UNDO_WITHIN: Duration = Duration::from_secs(30);
+
+pub struct World {
+    pub nodes: Nodes,
+    pub admin: Admin,
+    pub cli: Cli,
+    pub places: Places,
+    pub power: Option<Box<dyn PowerCut>>,
+    pub chance: Chance,
+    /// The power of all nodes was cut at once.
+    pub page_cache_lost: bool,
+    progress: Arc<Progress>,
+    drained: BTreeSet<NodeId>,
+    removed: BTreeSet<NodeId>,
+}
+
+/// What became of a fault that was to begin.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// With what there is to say about it.
+    Done(String),
+    /// Why not.
+    LeftOut(String),
+}
+
+impl World {
+    pub fn new(
+        nodes: Nodes,
+        admin: Admin,
+        cli: Cli,
+        power: Option<Box<dyn PowerCut>>,
+        chance: Chance,
+        progress: Arc<Progress>,
+    ) -> World {
+        let (drained, removed) = (BTreeSet::new(), BTreeSet::new());
+        World {
+            nodes,
+            admin,
+            cli,
+            places: Places::new(),
+            power,
+            chance,
+            page_cache_lost: false,
+            progress,
+            drained,
+            removed,
+        }
+    }
+
+    pub fn begin(&mut self, fault: &Fault) -> anyhow::Result<Begun> {
+        if fault.kind().takes_data() && !self.in_sync_within(IN_SYNC_WITHIN) {
+            return Ok(Begun::LeftOut("the replicas did not get in sync".to_string()));
+        }
+        let done = match fault {
+            Fault::Kill(node) => self.nodes.kill(*node).map(|()| String::new())?,
+            Fault::Term(node) => self.nodes.ask_to_stop(*node).map(|()| String::new())?,
+            Fault::Pause(node) => self.nodes.pause(*node).map(|()| String::new())?,
+            Fault::Cut(_, cuts) => self.nodes.cut(cuts).map(|()| String::new())?,
+            Fault::KillAll => self.kill_all().map(|()| String::new())?,
+            Fault::DiskFull(node) => disk::fill(&self.nodes.layout, *node).map(|()| String::new())?,
+            Fault::Truncate(node) => self.damage(*node, Damage::Truncate)?,
+            Fault::Flip(node) => self.damage(*node, Damage::Flip)?,
+            Fault::Wipe(node) => {
+                self.nodes.kill(*node)?;
+                disk::wipe(&self.nodes.layout, *node).map(|()| String::new())?
+            }
+            Fault::PowerCut(node) => self.cut_power(&[*node])?,
+            Fault::PowerCutAll => {
+                self.page_cache_lost = true;
+                self.progress.no_page_cache.store(true, Ordering::Relaxed);
+                let all: Vec<NodeId> = self.nodes.layout.ids().collect();
+                self.cut_power(&all)?
+            }
+            Fault::Drain(node) => {
+                self.drained.insert(*node);
+                return Ok(asked(self.cli.drain(*node)));
+            }
+            Fault::Reassign { place, replicas } => {
+                let name = &self.places.names[*place];
+                let replicas: Vec<i32> = replicas.iter().map(|node| i32::from(*node)).collect();
+                return Ok(asked(self.cli.reassign(&name.topic, name.partition, &replicas)));
+            }
+            Fault::Quorum(node) => {
+                self.removed.insert(*node);
+                return Ok(asked(self.cli.quorum_remove(*node)));
+            }
+        };
+        Ok(Begun::Done(done))
+    }
+
+    /// Answers what there is to complain about.
+    pub fn end(&mut self, fault: &Fault) -> anyhow::Result<Option<String>> {
+        match fault {
+            Fault::Term(node) => {
+                let clean = self.nodes.stopped(*node)?;
+                self.nodes.start_node(*node)?;
+                return Ok((!clean).then(|| format!("node {node} was told to stop, and did not stop cleanly")));
+            }
+            Fault::Pause(node) => self.nodes.resume(*node)?,
+            Fault::Cut(..) => self.nodes.cut(&Cuts::new())?,
+            Fault::DiskFull(node) => disk::free(&self.nodes.layout, *node)?,
+            Fault::KillAll | Fault::PowerCutAll => {
+                for node in self.nodes.layout.ids() {
+                    self.nodes.start_node(node)?;
+                }
+                if *fault == Fault::PowerCutAll {
+                    return Ok(self.delete_page_cache_topics());
+                }
+            }
+            Fault::Kill(node)
+            | Fault::Truncate(node)
+            | Fault::Flip(node)
+            | Fault::Wipe(node)
+            | Fault::PowerCut(node) => self.nodes.start_node(*node)?,
+            Fault::Drain(_) | Fault::Quorum(_) => return Ok(self.undo_operator()),
+            Fault::Reassign { .. } => {}
+        }
+        Ok(None)
+    }
+
+    /// Everything as it should be.
+    pub fn heal(&mut self) -> anyhow::Result<Option<String>> {
+        self.nodes.heal()?;
+        Ok(self.undo_operator())
+    }
+
+    /// Still sent to and read back.
+    pub fn is_used(&self, place: Place) -> bool {
+        !(self.page_cache_lost && self.places.names[usize::from(place)].page_cache)
+    }
+
+    /// After the power of all no replica is known to have all that was acked, so these topics rightly stay without a
+    /// leader until a person gives them up.
+    fn delete_page_cache_topics(&mut self) -> Option<String> {
+        let until = Instant::now() + UNDO_WITHIN;
+        let mut left: BTreeSet<String> =
+            self.places.names.iter().filter(|name| name.page_cache).map(|name| name.topic.clone()).collect();
+        while Instant::now() < until {
+            left.retain(|topic| !self.nodes.layout.ids().any(|node| self.admin.delete(node, topic, ASK)));
+            if left.is_empty() {
+                return None;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Some(format!("{UNDO_WITHIN:?} after the power came back these topics cannot be deleted: {left:?}"))
+    }
+
+    fn kill_all(&mut self) -> anyhow::Result<()> {
+        self.nodes.layout.ids().try_for_each(|node| self.nodes.kill(node))
+    }
+
+    fn damage(&mut self, node: NodeId, how: Damage) -> anyhow::Result<String> {
+        self.nodes.kill(node)?;
+        Ok(disk::damage(&self.nodes.layout, node, how, &mut self.chance)?.join(", "))
+    }
+
+    fn cut_power(&mut self, nodes: &[NodeId]) -> anyhow::Result<String> {
+        for node in nodes {
+            self.nodes.kill(*node)?;
+        }
+        let Some(power) = &self.power else { return Ok("no power-cut layer".to_string()) };
+        let mut told = Vec::new();
+        for node in nodes {
+            let seed = self.chance.next();
+            told.push(power.rewind(&self.nodes.layout, *node, seed)?);
+        }
+        Ok(told.join("; "))
+    }
+
+    /// Drained brokers back, removed voters back.
+    fn undo_operator(&mut self) -> Option<String> {
+        let until = Instant::now() + UNDO_WITHIN;
+        loop {
+            let (drained, removed) = (self.drained.clone(), self.removed.clone());
+            let mut refused = None;
+            for node in drained {
+                match self.cli.undrain(node) {
+                    Ok(_) => drop(self.drained.remove(&node)),
+                    Err(error) => refused = Some(format!("undrain {node}: {error:#}")),
+                }
+            }
+            for node in removed {
+                match self.cli.quorum_add(node) {
+                    Ok(_) => drop(self.removed.remove(&node)),
+                    Err(error) => refused = Some(format!("quorum add {node}: {error:#}")),
+                }
+            }
+            if refused.is_none() || Instant::now() >= until {
+                return refused;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    pub fn in_sync_within(&self, deadline: Duration) -> bool {
+        let until = Instant::now() + deadline;
+        loop {
+            if self.out_of_sync().is_none() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// `None` once every node sees every partition led, with all its replicas in sync.
+    pub fn out_of_sync(&self) -> Option<String> {
+        for node in self.nodes.layout.ids() {
+            let Some(answer) = self.admin.describe(node, false, ASK) else {
+                return Some(format!("node {node} does not answer"));
+            };
+            let partitions = answer.partitions.unwrap_or_default();
+            let brokers = answer.nodes.iter().filter(|node| node.broker).count();
+            if brokers < usize::from(self.nodes.layout.nodes)
+                || answer
+                    .nodes
+                    .iter()
+                    .any(|node| node.broker && node.liveness() != crate::admin::proto::Liveness::Alive)
+            {
+                return Some(format!("node {node} does not see all brokers alive"));
+            }
+            if partitions.without_leader + partitions.under_replicated > 0 {
+                return Some(format!(
+                    "node {node} sees {} of {} partitions without a leader, {} not fully in sync",
+                    partitions.without_leader, partitions.total, partitions.under_replicated
+                ));
+            }
+        }
+        None
+    }
+}
+
+/// An operator's command that is refused is nothing wrong: the cluster may be busy with something else.
+fn asked(result: anyhow::Result<String>) -> Begun {
+    match result {
+        Ok(told) => Begun::Done(told.lines().last().unwrap_or_default().trim().to_string()),
+        Err(error) => Begun::LeftOut(format!("{error:#}")),
+    }
+}

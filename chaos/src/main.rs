@@ -1,0 +1,38 @@
+//! Breaks a real Highwater cluster while clients use it, and checks what they saw. `README.md` says how to run it.
+//!
+//! ```text
+//! args ─→ hub (namespaces; this program again inside them) ─→ run
+//!   run: cluster (processes, network, disks)   workload (clients ─→ history)   faults (plan ─→ driver)
+//!        ─→ verify (heal, read back, compare nodes) ─→ checker (pure) ─→ verdict
+//! ```
+
+#![allow(clippy::disallowed_methods, reason = "the platform seam is the broker's: this program stands outside it")]
+
+mod admin;
+mod args;
+mod chance;
+mod checker;
+mod clock;
+mod cluster;
+mod faults;
+mod history;
+mod hub;
+mod logs;
+mod run;
+mod shell;
+mod status;
+mod verify;
+mod workload;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match hub::main(args::Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(hub::EXIT_FAILED)
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! A reader by assignment: everything from the beginning, one place after the other never skipped.
+
+use super::client;
+use super::progress::Progress;
+use super::topics::Places;
+use crate::clock::Clock;
+use crate::history::{Place, Read, Reader, Value};
+use anyhow::bail;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const POLL: Duration = Duration::from_millis(100);
+/// Everything there is must be readable by then at the end.
+const LAST_READ: Duration = Duration::from_secs(60);
+
+pub struct Running {
+    thread: JoinHandle<Reader>,
+}
+
+impl Running {
+    /// Waits for the end, after `stop_reading` was set.
+    pub fn finish(self) -> Reader {
+        self.thread.join().expect("a reader's thread does not panic")
+    }
+}
+
+pub fn note(message: &BorrowedMessage<'_>, places: &Places, clock: Clock) -> Option<Read> {
+    let place = places.number(message.topic(), message.partition())?;
+    let value = Value::of_payload(message.payload().unwrap_or_default());
+    Some(Read { place, offset: message.offset(), value, at_ms: clock.ms() })
+}
+
+/// Errors that say that the position is not in the log.
+pub fn is_reset(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::LogTruncation))
+}
+
+pub fn start(
+    number: usize,
+    bootstrap: &str,
+    places: &Arc<Places>,
+    progress: &Arc<Progress>,
+    clock: Clock,
+) -> anyhow::Result<Running> {
+    let name = format!("reader-{number}");
+    let consumer: BaseConsumer = client::consumer(bootstrap, &name).create()?;
+    consumer.assign(&places.at_beginning())?;
+    let (places, progress) = (places.clone(), progress.clone());
+    let mut reader = Reader { name: name.clone(), ..Reader::default() };
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        while !progress.stop_reading.load(Ordering::Relaxed) {
+            match consumer.poll(POLL) {
+                Some(Ok(message)) => {
+                    if let Some(read) = note(&message, &places, clock) {
+                        progress.read(number, read.place, read.offset);
+                        reader.reads.push(read);
+                    }
+                }
+                Some(Err(error)) if is_reset(&error) => reader.resets.push((clock.ms(), error.to_string())),
+                Some(Err(_)) | None => {}
+            }
+        }
+        reader
+    })?;
+    Ok(Running { thread })
+}
+
+/// Reads each place from its beginning up to its high watermark; what is missing by the deadline is missing.
+pub fn read_all(
+    bootstrap: &str,
+    places: &Places,
+    high_watermarks: &BTreeMap<Place, i64>,
+    clock: Clock,
+) -> anyhow::Result<Reader> {
+    let consumer: BaseConsumer = client::consumer(bootstrap, "last").create()?;
+    consumer.assign(&places.at_beginning())?;
+    let mut reader = Reader { name: "last".to_string(), ..Reader::default() };
+    let mut left: BTreeMap<Place, i64> =
+        high_watermarks.iter().map(|(p, end)| (*p, *end)).filter(|(_, e)| *e > 0).collect();
+    let until = Instant::now() + LAST_READ;
+    while !left.is_empty() && Instant::now() < until {
+        match consumer.poll(POLL) {
+            Some(Ok(message)) => {
+                let Some(read) = note(&message, places, clock) else { bail!("{}: not assigned", message.topic()) };
+                if left.get(&read.place).is_some_and(|end| read.offset + 1 >= *end) {
+                    left.remove(&read.place);
+                }
+                reader.reads.push(read);
+            }
+            Some(Err(error)) if is_reset(&error) => reader.resets.push((clock.ms(), error.to_string())),
+            Some(Err(_)) | None => {}
+        }
+    }
+    Ok(reader)
+}
