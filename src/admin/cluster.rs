@@ -93,6 +93,7 @@ fn node_of(id: BrokerId, broker: &Broker) -> Node {
         leaders: 0,
         replicas: 0,
         in_sync: 0,
+        draining: broker.draining,
     }
 }
 

@@ -243,6 +243,8 @@ fn describe(topic: &Topic, image: &Image) -> DescribeTopicResponse {
                 isr: ids(&state.isr),
                 elr: ids(&state.elr),
                 offsets: None,
+                adding: ids(state.adding()),
+                removing: ids(state.removing()),
             })
             .collect(),
         configs: image.configs.of_topic(&topic.name).into_iter().collect(),

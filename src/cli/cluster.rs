@@ -80,7 +80,7 @@ fn print(cluster: &DescribeClusterResponse) -> anyhow::Result<()> {
         let kafka: Vec<&str> = node.kafka_listeners.iter().map(|listener| listener.address.as_str()).collect();
         table.row(vec![
             node.id.to_string(),
-            state(node).to_string(),
+            if node.draining { format!("{}, drained", state(node)) } else { state(node).to_string() },
             roles(node, cluster.controller),
             node.leaders.to_string(),
             node.replicas.to_string(),
@@ -124,7 +124,7 @@ fn to_json(cluster: &DescribeClusterResponse) -> Value {
             let listeners: serde_json::Map<String, Value> =
                 node.kafka_listeners.iter().map(|l| (l.name.clone(), json!(l.address))).collect();
             json!({
-                "id": node.id, "roles": roles, "state": state(node), "broker_epoch": node.broker_epoch,
+                "id": node.id, "roles": roles, "state": state(node), "draining": node.draining, "broker_epoch": node.broker_epoch,
                 "directory_id": node.directory_id, "rack": node.rack, "version": node.version,
                 "kafka_listeners": listeners, "replica_address": node.replica_address,
                 "cluster_address": node.cluster_address, "admin_address": node.admin_address,

@@ -6,7 +6,7 @@ use super::output::{self, Format, Table, list, or_dash};
 use super::reach::{self, Reach};
 use crate::admin::proto::{
     CreatePartitionsRequest, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest, DescribeTopicResponse,
-    ListTopicsRequest,
+    ListTopicsRequest, Partition,
 };
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -178,7 +178,7 @@ fn print(topic: &DescribeTopicResponse) -> anyhow::Result<()> {
             partition.partition.to_string(),
             or_dash(partition.leader),
             partition.leader_epoch.to_string(),
-            list(&partition.replicas),
+            replicas(partition),
             list(&partition.isr),
             list(&partition.elr),
             or_dash(offsets.map(|offsets| offsets.log_start)),
@@ -188,6 +188,14 @@ fn print(topic: &DescribeTopicResponse) -> anyhow::Result<()> {
         ]);
     }
     table.print()
+}
+
+/// "2,3,4,1 (+4 -1)": 4 is new, and 1 leaves once 4 is in sync.
+fn replicas(partition: &Partition) -> String {
+    let signed = |sign: char, ids: &[i32]| ids.iter().map(|id| format!("{sign}{id}")).collect::<Vec<_>>();
+    let moves = [signed('+', &partition.adding), signed('-', &partition.removing)].concat();
+    let all = list(&partition.replicas);
+    if moves.is_empty() { all } else { format!("{all} ({})", moves.join(" ")) }
 }
 
 fn to_json(topic: &DescribeTopicResponse) -> Value {
@@ -207,6 +215,7 @@ fn to_json(topic: &DescribeTopicResponse) -> Value {
                 "partition": partition.partition, "leader": partition.leader,
                 "leader_epoch": partition.leader_epoch, "partition_epoch": partition.partition_epoch,
                 "replicas": partition.replicas, "isr": partition.isr, "elr": partition.elr, "offsets": offsets,
+                "adding": partition.adding, "removing": partition.removing,
             })
         })
         .collect();
@@ -214,4 +223,17 @@ fn to_json(topic: &DescribeTopicResponse) -> Value {
         "name": topic.name, "id": topic.id, "internal": topic.internal, "configs": topic.configs,
         "partitions": partitions,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_is_seen_beside_the_replicas() {
+        let mut partition = Partition { replicas: vec![2, 3, 4, 1], ..Partition::default() };
+        assert_eq!(replicas(&partition), "2,3,4,1");
+        (partition.adding, partition.removing) = (vec![4], vec![1]);
+        assert_eq!(replicas(&partition), "2,3,4,1 (+4 -1)");
+    }
 }

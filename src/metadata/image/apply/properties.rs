@@ -262,7 +262,7 @@ fn check_epochs(before: &Image, after: &Image) -> Result<(), TestCaseError> {
             prop_assert!(new.partition_epoch == old.partition_epoch.next(), "{:?} to {:?}", old, new);
             let someone_left = old.replicas.iter().any(|b| !new.replicas.contains(b));
             prop_assert_eq!(new.leader_epoch != old.leader_epoch, new.leader != old.leader || someone_left);
-            check_move(old, new)?;
+            check_move(old, new, after.effective_min_isr(&topic.name, new.counted_replicas()))?;
             prop_assert!(new.leader_epoch == old.leader_epoch || new.leader_epoch == old.leader_epoch.next());
             if let Some(leader) = new.leader.filter(|_| new.leader != old.leader) {
                 let clean = old.isr.contains(&leader) || old.elr.contains(&leader);
@@ -275,7 +275,7 @@ fn check_epochs(before: &Image, after: &Image) -> Result<(), TestCaseError> {
 
 /// Rule 12: a replica that is in sync leaves the set only beside enough others, all that were to be added are in sync when
 /// a move is complete, and cancelling puts back what was.
-fn check_move(old: &Partition, new: &Partition) -> Result<(), TestCaseError> {
+fn check_move(old: &Partition, new: &Partition, min_isr: usize) -> Result<(), TestCaseError> {
     let Some(reassignment) = &old.reassignment else { return Ok(()) };
     if new.reassignment.is_some() {
         return Ok(());
@@ -286,6 +286,9 @@ fn check_move(old: &Partition, new: &Partition) -> Result<(), TestCaseError> {
         return Ok(());
     }
     prop_assert!(reassignment.removing.iter().all(|b| !new.replicas.contains(b)));
+    let added = reassignment.adding.iter().filter(|b| new.replicas.contains(b));
+    prop_assert!(added.into_iter().all(|b| new.isr.contains(b)), "added, not in sync: {:?} to {:?}", old, new);
+    prop_assert!(new.isr.len() >= min_isr, "too few left in sync: {:?} to {:?}", old, new);
     prop_assert!(new.leader.is_some(), "a move ended without a leader: {:?} to {:?}", old, new);
     Ok(())
 }
