@@ -29,8 +29,8 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::timeout as within;
 
 const HEARTBEAT_MS: u64 = 50;
-const VOTE_MS: u64 = 200;
-const LEASE_MS: u64 = 250;
+const VOTE_MS: u64 = 1_000;
+const LEASE_MS: u64 = 1_500;
 /// Entries between snapshots, and kept after one for followers that are a little behind.
 const SNAPSHOT_ENTRIES: u64 = 10_000;
 const KEPT_ENTRIES: u64 = 1_000;

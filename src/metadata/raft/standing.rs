@@ -26,8 +26,12 @@ const SILENCE_STEP: Duration = Duration::from_millis(60);
 const FRESH: Duration = Duration::from_millis(250);
 /// Between the survivors' turns when the leader is known to be gone.
 const TURN: Duration = Duration::from_millis(20);
-/// After a campaign, or after letting another campaign, before the next try.
+/// After a campaign before the next try; doubled with each that failed in a row, to [`RETRIES_DOUBLED_MAX`] times: where
+/// disks are slow an election takes longer than this, and must not be run over by the next one.
 const RETRY: Duration = Duration::from_millis(120);
+const RETRIES_DOUBLED_MAX: u32 = 4;
+/// After letting another campaign: an election with a slow disk on both sides.
+const YIELD: Duration = Duration::from_millis(300);
 const RETRY_STEP: Duration = Duration::from_millis(40);
 /// A pre-vote is worth a real vote for this long.
 const GRANT_HOLDS: Duration = Duration::from_millis(500);
@@ -101,18 +105,21 @@ pub struct Standing {
     not_before: Instant,
     /// Whom this voter let campaign, and when.
     granted: Option<(RaftNodeId, Instant)>,
+    /// Campaigns since a leader was heard.
+    campaigns: u32,
     looked: Instant,
 }
 
 impl Standing {
     pub fn new(me: RaftNodeId, now: Instant) -> Standing {
-        Standing { me, heard: now, gone: None, not_before: now, granted: None, looked: now }
+        Standing { me, heard: now, gone: None, not_before: now, granted: None, campaigns: 0, looked: now }
     }
 
     /// A message of a live leader came in.
     pub fn heard(&mut self, now: Instant) {
         self.heard = now;
         self.gone = None;
+        self.campaigns = 0;
     }
 
     /// A dial of the leader was refused, or not answered after its connection broke.
@@ -151,7 +158,8 @@ impl Standing {
 
     /// A campaign begins: the next try waits for what comes of it.
     pub fn campaigning(&mut self, view: &View, now: Instant) {
-        self.not_before = now + RETRY + RETRY_STEP * view.place(self.me);
+        self.not_before = now + (RETRY + RETRY_STEP * view.place(self.me)) * 2u32.pow(self.campaigns);
+        self.campaigns = (self.campaigns + 1).min(RETRIES_DOUBLED_MAX);
     }
 
     /// A campaign's answers took their time; that was no pause of this node.
@@ -198,7 +206,7 @@ impl Standing {
             return Opinion::Answer(PreVoteAnswer::Busy);
         }
         self.granted = Some((asked.candidate, now));
-        self.not_before = now + RETRY + RETRY_STEP * view.place(self.me);
+        self.not_before = now + YIELD + RETRY_STEP * view.place(self.me);
         Opinion::Answer(PreVoteAnswer::Granted)
     }
 

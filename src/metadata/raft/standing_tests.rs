@@ -104,7 +104,7 @@ fn a_candidate_is_let_once_the_leader_is_gone_or_silent() {
     assert_eq!(story.asked_by(3, log(1, 9), log(1, 9), 11), GRANTED);
     assert!(story.standing.promised(id(3), story.at(11)));
     assert!(!story.standing.promised(id(3), story.at(600)), "for a moment only");
-    assert_eq!(story.due(12), Some(171), "its own turn waits for what comes of that");
+    assert_eq!(story.due(12), Some(351), "its own turn waits for what comes of that");
 
     let mut silent = Story::of(2, 3, Some(1));
     assert_eq!(silent.asked_by(3, log(1, 9), log(1, 9), 300), GRANTED);
@@ -144,9 +144,11 @@ fn without_a_leader_there_is_a_retry_and_a_new_leader_ends_it() {
     assert_eq!(story.due(1), Some(120));
     story.standing.campaigning(&story.view, story.at(120));
     assert_eq!(story.due(130), Some(240));
+    story.standing.campaigning(&story.view, story.at(240));
+    assert_eq!(story.due(250), Some(480), "longer each time");
     story.view.leader = Some(id(2));
-    story.standing.heard(story.at(150));
-    assert_eq!(story.due(160), Some(600));
+    story.standing.heard(story.at(490));
+    assert_eq!(story.due(500), Some(940));
 }
 
 #[test]
