@@ -179,6 +179,18 @@ fn acked_values_out_of_order_are_seen() {
 }
 
 #[test]
+fn without_idempotence_only_what_was_acked_before_must_stand_before() {
+    let mut history = clean();
+    for (offset, sequence) in [(5, 2), (6, 1)] {
+        history.sends.push(send(v(RETRYING, sequence), Outcome::Acked(offset)));
+        append_everywhere(&mut history, offset, v(RETRYING, sequence));
+    }
+    assert_eq!(kinds(&history), [], "they were under way together");
+    history.sends[6].sent_ms = 9;
+    assert_eq!(kinds(&history), [Kind::NonMonotonicSend], "the later was sent after the earlier's ack");
+}
+
+#[test]
 fn what_nobody_sent_is_a_phantom() {
     let mut history = clean();
     append_everywhere(&mut history, 5, v(IDEMPOTENT, 77));
