@@ -38,7 +38,17 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
     in_order(history, &log, verdict);
     one_value_an_offset(history, &log, &sends, verdict);
     complete(history, verdict);
+    patient_producers_go_on(history, verdict);
     read_was_sent(history, &sends, verdict);
+}
+
+/// Its errors mean that it cannot go on without a gap or a duplicate; every other trouble it waits out.
+fn patient_producers_go_on(history: &History, verdict: &mut Verdict) {
+    let failed = |send: &&Send| send.outcome == Outcome::Unknown && send.done_ms > 0;
+    let patient = |send: &&Send| history.promise(send.value).is_some_and(|promise| promise.once);
+    if let Some(send) = history.sends.iter().filter(patient).find(failed) {
+        verdict.anomalies.push(Anomaly::new(Kind::ProducerFailed, describe(history, send)));
+    }
 }
 
 fn describe(history: &History, send: &Send) -> String {
