@@ -52,6 +52,10 @@ fn batch_at(bytes: &[u8], at: usize) -> Option<Batch> {
 pub fn partitions(data: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let folder = data.join("partitions");
     let mut found = Vec::new();
+    if !folder.exists() {
+        // Its node never got so far.
+        return Ok(found);
+    }
     for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();

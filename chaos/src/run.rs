@@ -98,17 +98,16 @@ pub fn run(args: &Args, seed: u64, layout: &Layout, interrupted: Arc<AtomicBool>
     let load = Load::start(&layout.bootstrap(), args.rate, progress, clock)?;
     let watching = status::watch(&status, &load.progress, layout)?;
     let mut driver = Driver::new(world, status.clone(), load.progress.clone(), clock, interrupted);
-    let finished = break_things(&mut driver, args, &means, &mut chance)
-        .and_then(|()| if driver.is_interrupted() { bail!("interrupted") } else { verify::finish(&mut driver, load) });
+    let mut history = History::default();
+    let finished = break_things(&mut driver, args, &means, &mut chance).and_then(|()| {
+        if driver.is_interrupted() { bail!("interrupted") } else { verify::finish(&mut driver, load, &mut history) }
+    });
     watching.stop();
-    let (history, mut verdict) = match finished {
-        Ok(history) => {
-            let verdict = checker::check(&history);
-            (history, verdict)
-        }
+    let mut verdict = match finished {
+        Ok(()) => checker::check(&history),
         Err(error) if !driver.anomalies.is_empty() => {
             status.print(&format!("not finished: {error:#}"));
-            (History::default(), Verdict::default())
+            Verdict::default()
         }
         Err(error) => return Err(error),
     };

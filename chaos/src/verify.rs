@@ -10,6 +10,7 @@ use crate::logs;
 use crate::workload::load::Load;
 use crate::workload::topics::TOPICS;
 use crate::workload::{group, reader};
+use anyhow::Context;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,11 +24,12 @@ const READ_WITHIN: Duration = Duration::from_secs(30);
 struct Ends {
     high_watermarks: BTreeMap<Place, i64>,
     replicas: BTreeMap<Place, Vec<NodeId>>,
+    /// Where the high watermark is below the log's end.
+    unsettled: Vec<String>,
 }
 
 /// Fills the history in; what is wrong with the cluster itself goes to the driver's anomalies.
-pub fn finish(driver: &mut Driver, mut load: Load) -> anyhow::Result<History> {
-    let mut history = History::default();
+pub fn finish(driver: &mut Driver, mut load: Load, history: &mut History) -> anyhow::Result<()> {
     let say = |driver: &Driver, line: &str| driver.status.say(line);
     say(driver, "healing everything");
     if let Some(complaint) = driver.world.heal()? {
@@ -39,20 +41,18 @@ pub fn finish(driver: &mut Driver, mut load: Load) -> anyhow::Result<History> {
         driver.anomalies.push(Anomaly::new(Kind::TooSlow, format!("not in sync {IN_SYNC_WITHIN:?} after: {why}")));
     }
     say(driver, "all in sync; waiting for the last outcomes");
-    load.stop_sending(&mut history);
+    load.stop_sending(history);
 
     let mut ends = None;
     driver.wait(SETTLED_WITHIN, |world| {
-        ends = settled(world, &load);
-        ends.is_some()
+        ends = ask_ends(world, &load).or(ends.take());
+        ends.as_ref().is_some_and(|ends| ends.unsettled.is_empty())
     })?;
-    let Some(ends) = ends else {
-        driver.anomalies.push(Anomaly::new(
-            Kind::TooSlow,
-            format!("{SETTLED_WITHIN:?} after the last send a high watermark is still below its log's end"),
-        ));
-        anyhow::bail!("the end of the logs is not known, so the history cannot be judged");
-    };
+    let ends = ends.context("the end of the logs is not known, so the history cannot be judged")?;
+    for told in &ends.unsettled {
+        let told = format!("{SETTLED_WITHIN:?} after the last send {told}");
+        driver.anomalies.push(Anomaly::new(Kind::TooSlow, told));
+    }
     history.high_watermarks.clone_from(&ends.high_watermarks);
     say(driver, "reading everything back");
     let bootstrap = driver.world.nodes.layout.bootstrap();
@@ -69,7 +69,7 @@ pub fn finish(driver: &mut Driver, mut load: Load) -> anyhow::Result<History> {
         }
     }
     let places = load.places.clone();
-    load.stop_reading(&mut history);
+    load.stop_reading(history);
     history.committed = group::committed(&bootstrap, &places)?;
     if driver.world.page_cache_lost {
         history.forget_page_cache();
@@ -82,13 +82,12 @@ pub fn finish(driver: &mut Driver, mut load: Load) -> anyhow::Result<History> {
         let told = format!("told to stop all together, these nodes did not stop cleanly: {unclean:?}");
         driver.anomalies.push(Anomaly::new(Kind::TooSlow, told));
     }
-    compare_replicas(driver, &history, &ends)?;
-    Ok(history)
+    compare_replicas(driver, history, &ends)
 }
 
-/// `None` until every leader has told, and has nothing above its high watermark.
-fn settled(world: &World, load: &Load) -> Option<Ends> {
-    let mut ends = Ends { high_watermarks: BTreeMap::new(), replicas: BTreeMap::new() };
+/// `None` until every leader has told.
+fn ask_ends(world: &World, load: &Load) -> Option<Ends> {
+    let mut ends = Ends { high_watermarks: BTreeMap::new(), replicas: BTreeMap::new(), unsettled: Vec::new() };
     for topic in &TOPICS {
         let first = load.places.number(topic.name, 0)?;
         if !world.is_used(first) {
@@ -97,8 +96,13 @@ fn settled(world: &World, load: &Load) -> Option<Ends> {
         for partition in world.admin.topic(1, topic.name, ASK)?.partitions {
             let place = load.places.number(topic.name, partition.partition)?;
             let offsets: proto::PartitionOffsets = partition.offsets?;
-            if !offsets.told_by_leader || offsets.high_watermark != offsets.log_end {
+            if !offsets.told_by_leader {
                 return None;
+            }
+            if offsets.high_watermark != offsets.log_end {
+                let (end, name) = (offsets.log_end, &load.places.names[usize::from(place)]);
+                ends.unsettled
+                    .push(format!("{name}'s high watermark is {}, its log ends at {end}", offsets.high_watermark));
             }
             ends.high_watermarks.insert(place, offsets.high_watermark);
             let replicas = partition.replicas.iter().filter_map(|node| NodeId::try_from(*node).ok()).collect();

@@ -12,7 +12,7 @@ fn read(offset: i64, value: Value) -> Read {
 }
 
 fn send(value: Value, outcome: Outcome) -> Send {
-    Send { value, place: 0, sent_ms: 0, done_ms: 1, outcome }
+    Send { value, place: 0, sent_ms: 0, done_ms: u32::from(outcome != Outcome::Unknown), outcome }
 }
 
 fn v(producer: u16, sequence: u64) -> Value {
@@ -174,8 +174,27 @@ fn acked_values_out_of_order_are_seen() {
     history.sends[2].outcome = Outcome::Acked(0);
     assert_eq!(kinds(&history), [Kind::NonMonotonicSend]);
     // Of unknown outcome: its request may have been late.
-    history.sends[0].outcome = Outcome::Unknown;
+    (history.sends[0].outcome, history.sends[0].done_ms) = (Outcome::Unknown, 0);
     assert_eq!(kinds(&history), []);
+}
+
+#[test]
+fn without_idempotence_only_what_was_acked_before_must_stand_before() {
+    let mut history = clean();
+    for (offset, sequence) in [(5, 2), (6, 1)] {
+        history.sends.push(send(v(RETRYING, sequence), Outcome::Acked(offset)));
+        append_everywhere(&mut history, offset, v(RETRYING, sequence));
+    }
+    assert_eq!(kinds(&history), [], "they were under way together");
+    history.sends[6].sent_ms = 9;
+    assert_eq!(kinds(&history), [Kind::NonMonotonicSend], "the later was sent after the earlier's ack");
+}
+
+#[test]
+fn a_patient_idempotent_producer_that_is_given_an_error_is_told() {
+    let mut history = clean();
+    history.sends[1].done_ms = 4;
+    assert_eq!(kinds(&history), [Kind::ProducerFailed]);
 }
 
 #[test]

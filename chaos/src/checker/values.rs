@@ -38,7 +38,17 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
     in_order(history, &log, verdict);
     one_value_an_offset(history, &log, &sends, verdict);
     complete(history, verdict);
+    patient_producers_go_on(history, verdict);
     read_was_sent(history, &sends, verdict);
+}
+
+/// Its errors mean that it cannot go on without a gap or a duplicate; every other trouble it waits out.
+fn patient_producers_go_on(history: &History, verdict: &mut Verdict) {
+    let failed = |send: &&Send| send.outcome == Outcome::Unknown && send.done_ms > 0;
+    let patient = |send: &&Send| history.promise(send.value).is_some_and(|promise| promise.once);
+    if let Some(send) = history.sends.iter().filter(patient).find(failed) {
+        verdict.anomalies.push(Anomaly::new(Kind::ProducerFailed, describe(history, send)));
+    }
 }
 
 fn describe(history: &History, send: &Send) -> String {
@@ -104,24 +114,36 @@ fn once(history: &History, log: &Log, verdict: &mut Verdict) {
 }
 
 /// Only what was acked: a request whose outcome is unknown may still wait in a paused broker's socket, and be
-/// appended after later ones.
+/// appended after later ones. Who promises each value once promises the order of its sends; the others, whose requests
+/// to an old and a new leader may overtake each other, only that what was acked stands before what was sent later.
 fn in_order(history: &History, log: &Log, verdict: &mut Verdict) {
-    let mut newest: HashMap<(u16, Place), (i64, &Send)> = HashMap::new();
-    let mut sends: Vec<&Send> = history.sends.iter().filter(|send| matches!(send.outcome, Outcome::Acked(_))).collect();
-    sends.sort_by_key(|send| send.value);
-    for send in sends {
-        let Some(offset) = log.of.get(&send.value).and_then(|found| found.first()).map(|(_, offset)| *offset) else {
-            continue;
-        };
-        let by = (send.value.producer(), send.place);
-        if let Some((before, earlier)) = newest.get(&by)
-            && *before > offset
-        {
-            let (first, second) = (describe(history, earlier), describe(history, send));
-            let told = format!("{first} is at {before}; sent after it, {second} is at {offset}");
-            verdict.anomalies.push(Anomaly::new(Kind::NonMonotonicSend, told));
-        } else {
-            newest.insert(by, (offset, send));
+    let mut acked: BTreeMap<(u16, Place), Vec<(i64, &Send)>> = BTreeMap::new();
+    for send in history.sends.iter().filter(|send| matches!(send.outcome, Outcome::Acked(_))) {
+        if let Some((_, offset)) = log.of.get(&send.value).and_then(|found| found.first()) {
+            acked.entry((send.value.producer(), send.place)).or_default().push((*offset, send));
+        }
+    }
+    for sends in acked.values_mut() {
+        sends.sort_by_key(|(_, send)| send.value);
+        let mut by_ack = sends.clone();
+        let in_order = sends.first().and_then(|(_, send)| history.promise(send.value)).is_some_and(|by| by.once);
+        if !in_order {
+            by_ack.sort_by_key(|(_, send)| send.done_ms);
+        }
+        let (mut before, mut highest) = (by_ack.into_iter().peekable(), None::<(i64, &Send)>);
+        for (offset, send) in sends.iter() {
+            let is_before = |(_, other): &(i64, &Send)| match in_order {
+                true => other.value < send.value,
+                false => other.done_ms < send.sent_ms,
+            };
+            while let Some(other) = before.next_if(is_before) {
+                highest = highest.filter(|(at, _)| *at > other.0).or(Some(other));
+            }
+            if let Some((at, earlier)) = highest.filter(|(at, _)| at > offset) {
+                let (first, second) = (describe(history, earlier), describe(history, send));
+                let told = format!("{first} is at {at}; sent after it, {second} is at {offset}");
+                verdict.anomalies.push(Anomaly::new(Kind::NonMonotonicSend, told));
+            }
         }
     }
 }

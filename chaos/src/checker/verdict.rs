@@ -27,6 +27,8 @@ pub enum Kind {
     Corrupt,
     /// A reader was told that its position is not in the log.
     PositionLost,
+    /// A producer that is idempotent and patient was given an error.
+    ProducerFailed,
     /// A commit that was answered is gone: the group would start before it.
     CommitLost,
     /// Below the group's committed offset, but no member read it.
@@ -59,6 +61,7 @@ impl Kind {
             Kind::Phantom => "phantom",
             Kind::Corrupt => "corrupt",
             Kind::PositionLost => "position lost",
+            Kind::ProducerFailed => "producer failed",
             Kind::CommitLost => "commit lost",
             Kind::CommitUnread => "committed unread",
             Kind::Unreadable => "unreadable",

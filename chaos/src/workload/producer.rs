@@ -90,9 +90,7 @@ impl ProducerContext for Context {
 /// Only what the client refused itself is known not to be there: an error may follow an attempt that was appended.
 fn outcome_of(error: &KafkaError) -> Outcome {
     match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::PurgeQueue) => {
-            Outcome::Failed
-        }
+        Some(RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopic) => Outcome::Failed,
         _ => Outcome::Unknown,
     }
 }
