@@ -51,6 +51,7 @@ fn election_reason(reason: ElectionReason) -> (proto::ElectionReason, proto::Fen
         ElectionReason::Preferred => plain(proto::ElectionReason::Preferred),
         ElectionReason::Returned => plain(proto::ElectionReason::Returned),
         ElectionReason::Unclean => plain(proto::ElectionReason::Unclean),
+        ElectionReason::Damaged => plain(proto::ElectionReason::Damaged),
     }
 }
 
@@ -133,6 +134,13 @@ pub fn event(event: &Event) -> proto::Event {
         Event::ControllerElected { controller, term } => Kind::ControllerElected(proto::ControllerElected {
             controller: controller.map(|broker| broker.0),
             term: *term,
+        }),
+        Event::ReplicaDamaged { partition, topic, broker, from } => Kind::ReplicaDamaged(proto::ReplicaDamaged {
+            topic: topic.clone(),
+            topic_id: partition.topic.to_string(),
+            partition: partition.partition,
+            broker: broker.0,
+            from_offset: from.0,
         }),
     };
     proto::Event { kind: Some(kind) }

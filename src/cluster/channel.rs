@@ -59,7 +59,8 @@ fn is_idempotent(intent: &Intent) -> bool {
         | Intent::AllocateProducerIds { .. }
         | Intent::BeginShutdown { .. }
         | Intent::FenceSelf { .. }
-        | Intent::ElectPreferred { .. } => true,
+        | Intent::ElectPreferred { .. }
+        | Intent::ReportDamage { .. } => true,
         Intent::CreateTopics { validate_only, .. } | Intent::CreatePartitions { validate_only, .. } => *validate_only,
         Intent::DeleteTopics { .. } | Intent::SetGroup(_) => false,
     }

@@ -132,6 +132,9 @@ impl Controller {
             Intent::ElectPreferred { partitions } => {
                 self.commit_results(&image, elections_asked(&image, partitions)).await
             }
+            Intent::ReportDamage { broker, epoch, reports } => {
+                self.commit_results(&image, isr_change::damage(broker, epoch, reports)).await
+            }
         }
     }
 

@@ -66,6 +66,12 @@ pub enum Command {
     FormCluster {
         cluster_id: ClusterId,
     },
+    /// Copies whose bytes changed on their disk: out of ISR and ELR, and out of leadership, before they are repaired.
+    ReportDamage {
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+        reports: Vec<DamageReport>,
+    },
 }
 
 /// Where one listener of a broker is reached.
@@ -134,6 +140,16 @@ pub struct IsrProposal {
     pub isr: Vec<(BrokerId, BrokerEpoch)>,
 }
 
+/// One damaged copy, of the broker that reports it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DamageReport {
+    pub partition: TopicPartition,
+    /// The epoch the reporter knows: a report that lands late, after a repair, says nothing any more.
+    pub leader_epoch: LeaderEpoch,
+    /// Where the damage begins.
+    pub from: Offset,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Election {
     pub partition: TopicPartition,
@@ -156,6 +172,8 @@ pub enum ElectionReason {
     Returned,
     /// Outside the ISR: acked records may be lost (only where allowed).
     Unclean,
+    /// A replica's bytes are damaged: it hands over, or goes on in an epoch in which the damaged one counts as empty.
+    Damaged,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -259,4 +277,6 @@ pub enum MetadataError {
     StaleGroup,
     #[error("{0}")]
     Invalid(String),
+    #[error("broker {0} is damaged, and no other replica that is alive holds all that was acknowledged")]
+    NoOtherReplica(BrokerId),
 }

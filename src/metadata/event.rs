@@ -78,13 +78,22 @@ pub enum Event {
         controller: Option<BrokerId>,
         term: u64,
     },
+    /// A replica found its bytes damaged from `from` on, has left ISR and ELR, and fetches them anew.
+    ReplicaDamaged {
+        partition: TopicPartition,
+        topic: String,
+        broker: BrokerId,
+        from: Offset,
+    },
 }
 
 impl Event {
     /// The partition this event changed, if it is about one.
     pub fn partition(&self) -> Option<TopicPartition> {
         match self {
-            Event::LeaderElected { partition, .. } | Event::IsrChanged { partition, .. } => Some(*partition),
+            Event::LeaderElected { partition, .. }
+            | Event::IsrChanged { partition, .. }
+            | Event::ReplicaDamaged { partition, .. } => Some(*partition),
             _ => None,
         }
     }

@@ -52,6 +52,12 @@ pub enum Intent {
     ElectPreferred {
         partitions: Vec<TopicPartition>,
     },
+    /// Damaged copies of the asking broker; answered with one result each.
+    ReportDamage {
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+        reports: Vec<DamageReport>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 mod brokers;
 mod configs;
+mod damage;
 mod elections;
 mod groups;
 mod isr;
@@ -50,6 +51,7 @@ impl Image {
             Command::SetGroup(group) => change.set_group(group),
             Command::FinalizeFeature { name, level } => Ok(change.finalize_feature(name, *level)),
             Command::FormCluster { cluster_id } => change.form_cluster(*cluster_id),
+            Command::ReportDamage { broker, epoch, reports } => change.report_damage(*broker, *epoch, reports),
         };
         let events = change.events;
         Applied { answer: answer.unwrap_or_else(Answer::Refused), events }

@@ -46,6 +46,11 @@ enum Wish {
         leader: i32,
         unclean: bool,
     },
+    Damage {
+        topic: u8,
+        partition: i32,
+        broker: i32,
+    },
     MinIsr {
         topic: Option<u8>,
         value: Option<u8>,
@@ -78,6 +83,8 @@ fn wish() -> impl Strategy<Value = Wish> {
         1 => (topic.clone(), brokers()).prop_map(|(topic, replicas)| Wish::Grow { topic, replicas }),
         6 => (topic.clone(), 0..3i32, brokers(), prop::option::weighted(0.2, one.clone()))
             .prop_map(|(topic, partition, members, caller)| Wish::Isr { topic, partition, members, caller }),
+        2 => (topic.clone(), 0..3i32, one.clone())
+            .prop_map(|(topic, partition, broker)| Wish::Damage { topic, partition, broker }),
         3 => (topic.clone(), 0..3i32, one, any::<bool>())
             .prop_map(|(topic, partition, leader, unclean)| Wish::Elect { topic, partition, leader, unclean }),
         2 => (prop::option::of(topic), prop::option::of(0..5u8)).prop_map(|(topic, value)| Wish::MinIsr { topic, value }),
@@ -159,6 +166,15 @@ fn command(image: &Image, index: u64, wish: &Wish) -> Command {
                 reason: if *unclean { ElectionReason::Unclean } else { ElectionReason::Preferred },
             }],
         },
+        Wish::Damage { topic, partition, broker } => Command::ReportDamage {
+            broker: BrokerId(*broker),
+            epoch: epoch(*broker),
+            reports: vec![DamageReport {
+                partition: place(*topic, *partition),
+                leader_epoch: image.partition(place(*topic, *partition)).map_or(LeaderEpoch(0), |p| p.leader_epoch),
+                from: Offset(7),
+            }],
+        },
         Wish::MinIsr { topic, value } => Command::SetConfigs {
             changes: vec![ConfigChange {
                 resource: topic.map_or(ConfigResource::BrokerDefault, |t| ConfigResource::Topic(name(t))),
@@ -197,7 +213,18 @@ proptest! {
                     prop_assert_ne!(before.partition(place), image.partition(place), "an event of no change");
                 }
             }
-            check_epochs(&before, &image)?;
+            let damage = match &command {
+                Command::ReportDamage { broker, reports, .. } => Some((*broker, reports[0].partition)),
+                _ => None,
+            };
+            check_epochs(&before, &image, damage)?;
+            if let (Some((broker, place)), Answer::Elections(results)) = (damage, &applied.answer)
+                && results[0].is_ok()
+                && let Some(new) = image.partition(place)
+            {
+                let relied_on = new.isr.contains(&broker) || new.elr.contains(&broker) || new.leader == Some(broker);
+                prop_assert!(!relied_on, "a damaged copy is relied on: {:?}", new);
+            }
 
             let sent: Command = decode_message(&encode_message(&command).unwrap()).unwrap();
             prop_assert_eq!(&sent, &command);
@@ -215,7 +242,11 @@ proptest! {
 
 /// Invariants over one command: epochs only grow, any change moves the partition epoch, a new leader a new leader epoch,
 /// and only an unclean election takes a leader from outside ISR and ELR.
-fn check_epochs(before: &Image, after: &Image) -> Result<(), TestCaseError> {
+fn check_epochs(
+    before: &Image,
+    after: &Image,
+    damage: Option<(BrokerId, TopicPartition)>,
+) -> Result<(), TestCaseError> {
     for topic in before.topics.values() {
         for (number, old) in (0..).zip(topic.partitions.iter()) {
             let Some(new) = after.partition(TopicPartition::new(topic.id, number)) else { continue };
@@ -223,7 +254,9 @@ fn check_epochs(before: &Image, after: &Image) -> Result<(), TestCaseError> {
                 continue;
             }
             prop_assert!(new.partition_epoch == old.partition_epoch.next(), "{:?} to {:?}", old, new);
-            prop_assert_eq!(new.leader_epoch != old.leader_epoch, new.leader != old.leader);
+            // Damage renews the epoch of a leader that stays, so that it forgets what it knew of the damaged copy.
+            let renewed = damage.is_some() && new.leader.is_some();
+            prop_assert_eq!(new.leader_epoch != old.leader_epoch, renewed || new.leader != old.leader);
             prop_assert!(new.leader_epoch == old.leader_epoch || new.leader_epoch == old.leader_epoch.next());
             if let Some(leader) = new.leader.filter(|_| new.leader != old.leader) {
                 let clean = old.isr.contains(&leader) || old.elr.contains(&leader);

@@ -16,11 +16,13 @@ pub struct Next {
     pub lost: Vec<BrokerId>,
     /// The leader was chosen outside ISR and ELR: what the others hold is no longer a prefix of the truth.
     pub unclean: bool,
+    /// A new leader epoch even if the leader stays: what it knew of its followers counts no more.
+    pub renewed: bool,
 }
 
 impl Next {
     pub fn new(isr: Vec<BrokerId>, leader: Option<BrokerId>) -> Next {
-        Next { isr, leader, lost: Vec::new(), unclean: false }
+        Next { isr, leader, lost: Vec::new(), unclean: false, renewed: false }
     }
 }
 
@@ -36,7 +38,7 @@ pub fn settle(old: &Partition, next: Next, min_isr: usize) -> Partition {
     } else {
         in_order(&|b| (old.elr.contains(&b) || old.isr.contains(&b)) && !isr.contains(&b) && !next.lost.contains(&b))
     };
-    let new_epoch = next.leader != old.leader || next.unclean;
+    let new_epoch = next.leader != old.leader || next.unclean || (next.renewed && next.leader.is_some());
     let leader_epoch = if new_epoch { old.leader_epoch.next() } else { old.leader_epoch };
     let changed = new_epoch || isr != old.isr || elr != old.elr;
     Partition {
@@ -104,6 +106,26 @@ pub fn hand_over(old: &Partition, broker: BrokerId, min_isr: usize, image: &Imag
     };
     let leaves = leader.is_some_and(|leader| leader != broker) && others.len() >= min_isr;
     Some(Next::new(if leaves { others } else { old.isr.clone() }, leader))
+}
+
+/// After `broker` found its copy damaged: it leaves ISR and ELR, and hands its leadership to an in-sync replica, or where
+/// there is none to a live eligible one. The epoch is renewed in any case: what a leader knew of the damaged follower
+/// must not bring it back before it has cut the damage off. `None`: nobody else holds what was acked.
+pub fn damaged(old: &Partition, broker: BrokerId, image: &Image) -> Option<Next> {
+    let others: Vec<BrokerId> = old.isr.iter().copied().filter(|b| *b != broker).collect();
+    let first = |of: &[BrokerId]| old.replicas.iter().copied().find(|b| of.contains(b) && image.is_active(*b));
+    let eligible: Vec<BrokerId> = old.elr.iter().copied().filter(|b| *b != broker).collect();
+    let (isr, leader) = match old.leader {
+        Some(leader) if leader != broker => (others, Some(leader)),
+        Some(_) => match first(&others) {
+            Some(heir) => (others, Some(heir)),
+            None => first(&eligible).map(|heir| (vec![heir], Some(heir)))?,
+        },
+        // Whoever comes back first of the others leads.
+        None if others.is_empty() && eligible.is_empty() => return None,
+        None => (others, None),
+    };
+    Some(Next { lost: vec![broker], renewed: true, ..Next::new(isr, leader) })
 }
 
 /// A person's or the controller's choice of `leader`, clean if it is in the ISR, or in the ELR of a partition without a
