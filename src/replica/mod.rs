@@ -5,15 +5,20 @@
 //!                └─ Parked ←───────── high watermark = min over maximal ISR ←─ followers' fetches
 //! image ─→ Hosted ─→ Reconciler (deltas) ─→ open / become leader / become follower / drop
 //!                                                └─ Fetchers ─→ Fetcher per (leader, durability)
+//! damage (scrub, refused fetch, recovery) ─→ report ─→ out of ISR and ELR ─→ cut and fetch again
 //! decisions, pure: leader (with isr, high_watermark) · truncation · fetch_session
 //! ```
 
+mod damage;
 mod fetch_session;
 mod fetcher;
 mod fetchers;
 pub mod follower;
+#[cfg(test)]
+mod golden;
 mod high_watermark;
 pub mod hosted;
+mod integrity;
 mod isr;
 mod leader;
 mod node;

@@ -46,7 +46,9 @@ impl Affected {
             self.partitions.extend((from..to).map(|number| TopicPartition::new(topic, number)));
         };
         match event {
-            Event::LeaderElected { partition, .. } | Event::IsrChanged { partition, .. } => {
+            Event::LeaderElected { partition, .. }
+            | Event::IsrChanged { partition, .. }
+            | Event::ReplicaDamaged { partition, .. } => {
                 self.partitions.insert(*partition);
             }
             Event::TopicCreated { topic, partitions, .. } | Event::TopicDeleted { topic, partitions, .. } => {
@@ -115,6 +117,7 @@ impl Reconciler {
                     Err(RecvError::Closed) => return,
                 },
                 opened = self.opener.opened(ADOPTED_MAX) => self.adopt(opened).await,
+                () = self.inner.node.ready_released.notified() => self.tell_ready().await,
             }
         }
     }
@@ -323,7 +326,7 @@ impl Reconciler {
             self.strays_removed = true;
             self.remove_strays().await;
         }
-        if self.opening.is_empty() {
+        if self.opening.is_empty() && !self.inner.node.is_ready_held() {
             self.inner.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
         }
     }
