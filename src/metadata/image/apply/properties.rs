@@ -198,6 +198,17 @@ proptest! {
 
     #[test]
     fn any_history_is_consistent_and_repeats_itself(wishes in prop::collection::vec(wish(), 1..80)) {
+        // Most of what may go wrong needs brokers that are alive, and partitions on them.
+        let mut all: Vec<Wish> = (1..=4)
+            .flat_map(|broker| {
+                let folder = 0;
+                [Wish::Register { broker, clean: true, boot: 0, folder, disk_failed: false }, Wish::Unfence(broker)]
+            })
+            .collect();
+        let assignments = vec![vec![1, 2, 3], vec![2, 4]];
+        all.push(Wish::Create { topic: 0, assignments, page_cache: false });
+        all.extend(wishes);
+        let wishes = all;
         let mut image = Image::default();
         // The other applies what went over the wire, and once is brought up from a snapshot.
         let mut other = Image::default();
