@@ -66,7 +66,8 @@ fn code_of_metadata(error: &MetadataError) -> Code {
         MetadataError::DuplicateBroker(_)
         | MetadataError::NotLeader(_)
         | MetadataError::IneligibleReplica(_)
-        | MetadataError::IneligibleLeader(_) => Code::FailedPrecondition,
+        | MetadataError::IneligibleLeader(_)
+        | MetadataError::NoOtherReplica(_) => Code::FailedPrecondition,
         MetadataError::Invalid(_) => Code::InvalidArgument,
         MetadataError::NoReassignment | MetadataError::InvalidAssignment(_) => Code::FailedPrecondition,
     }

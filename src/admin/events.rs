@@ -53,6 +53,7 @@ fn election_reason(reason: ElectionReason) -> (proto::ElectionReason, proto::Fen
         ElectionReason::Unclean => plain(proto::ElectionReason::Unclean),
         ElectionReason::Reassigned => plain(proto::ElectionReason::Reassigned),
         ElectionReason::Drained => plain(proto::ElectionReason::Drained),
+        ElectionReason::Damaged => plain(proto::ElectionReason::Damaged),
     }
 }
 
@@ -162,6 +163,13 @@ pub fn event(event: &Event) -> proto::Event {
         Event::BrokerDraining { broker, draining } => {
             Kind::BrokerDraining(proto::BrokerDraining { broker: broker.0, draining: *draining })
         }
+        Event::ReplicaDamaged { partition, topic, broker, from } => Kind::ReplicaDamaged(proto::ReplicaDamaged {
+            topic: topic.clone(),
+            topic_id: partition.topic.to_string(),
+            partition: partition.partition,
+            broker: broker.0,
+            from_offset: from.0,
+        }),
     };
     proto::Event { kind: Some(kind) }
 }

@@ -138,7 +138,7 @@ impl Running {
 
     async fn start(&mut self) -> Result<(), BrokerError> {
         // Known before anything is written: a wrong address or a port in use should not cost a registration.
-        let mut registration = registration::registration(&self.config, &self.folder)?;
+        let registration = registration::registration(&self.config, &self.folder)?;
         self.probe_ports().await?;
 
         self.health.starting("opening the metadata log");
@@ -158,7 +158,7 @@ impl Running {
 
         self.health.starting("opening the logs");
         let (hosted, logs_folder) = self.open_logs(&node.quorum, channel.clone()).await?;
-        registration.data_lost = logs_folder.is_lossy();
+        let registration = registration.with(&logs_folder);
         let parts = AdminParts {
             quorum: node.quorum.clone(),
             hosted: hosted.clone(),
@@ -317,6 +317,7 @@ impl Running {
             ready: self.logs_open.subscribe(),
             wants_shutdown: self.wants_shutdown.subscribe(),
             epoch: self.epoch.clone(),
+            diverged: self.fatal.clone(),
         };
         self.control.handle().spawn(session::run(parts, self.control_stop.subscribe()));
         let mut epochs = self.epoch.subscribe();
@@ -466,6 +467,8 @@ fn replica_config(config: &NodeConfig) -> ReplicaConfig {
         retention_check_interval: millis("log.retention.check.interval.ms"),
         throttled_rate: config.kafka.int("follower.replication.throttled.rate"),
         leader_throttled_rate: config.kafka.int("leader.replication.throttled.rate"),
+        scrub_bytes_per_second: u64::try_from(config.kafka.int("highwater.scrub.bytes.per.second")).unwrap_or(0),
+        scrub_interval: millis("highwater.scrub.interval.ms"),
     }
 }
 

@@ -4,14 +4,25 @@ use super::BrokerError;
 use super::folder::DataFolder;
 use crate::config::broker::{ListenerConfig, NodeConfig};
 use crate::ids::*;
+use crate::log::folder::LogFolder;
 use crate::metadata::command::{BrokerRegistration, Endpoint};
 use crate::platform::{disk, random};
 
+/// What is known before the logs are opened. It can only be sent once their folder has been asked for losses.
+pub struct Unasked(BrokerRegistration);
+
+impl Unasked {
+    /// An earlier run had a disk error: what this folder holds is not to be trusted (REPLICATION rule 19).
+    pub fn with(self, logs: &LogFolder) -> BrokerRegistration {
+        BrokerRegistration { data_lost: logs.is_lossy(), ..self.0 }
+    }
+}
+
 /// A registration with a fresh incarnation id. An unreadable boot id is told as a new one: then nothing is trusted that
 /// only the page cache could have held.
-pub fn registration(config: &NodeConfig, folder: &DataFolder) -> Result<BrokerRegistration, BrokerError> {
+pub fn registration(config: &NodeConfig, folder: &DataFolder) -> Result<Unasked, BrokerError> {
     let kafka_endpoints = config.kafka_listeners.iter().map(endpoint).collect::<Result<_, _>>()?;
-    Ok(BrokerRegistration {
+    Ok(Unasked(BrokerRegistration {
         broker: config.node_id,
         directory: folder.directory_id(),
         incarnation: IncarnationId(random::uuid()),
@@ -24,7 +35,7 @@ pub fn registration(config: &NodeConfig, folder: &DataFolder) -> Result<BrokerRe
         admin_endpoint: endpoint(&config.admin_listener)?,
         rack: config.rack.clone(),
         version: env!("CARGO_PKG_VERSION").to_string(),
-    })
+    }))
 }
 
 /// The advertised address of a listener; an IPv6 host may stand in brackets.
@@ -42,6 +53,38 @@ fn endpoint(listener: &ListenerConfig) -> Result<Endpoint, BrokerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_whose_disk_failed_is_registered_as_lossy_until_that_was_told() {
+        let data = tempfile::tempdir().unwrap();
+        let listener = || ListenerConfig { name: "x".into(), bind: "x:1".into(), advertised: "x:1".into() };
+        let config = NodeConfig {
+            node_id: BrokerId(1),
+            data_dir: data.path().into(),
+            is_broker: true,
+            is_controller: true,
+            rack: None,
+            kafka_listeners: Vec::new(),
+            replica_listener: listener(),
+            cluster_listener: listener(),
+            admin_listener: listener(),
+            controllers: Vec::new(),
+            kafka: Default::default(),
+        };
+        let folder = DataFolder::open(data.path(), BrokerId(1)).unwrap();
+        let registers = || {
+            let logs = LogFolder::open(data.path(), true).unwrap();
+            (registration(&config, &folder).unwrap().with(&logs).data_lost, logs)
+        };
+        assert!(!registers().0);
+        disk::write_atomic(&data.path().join("partitions/.lossy"), b"").unwrap();
+        assert!(registers().0);
+        let (lost, logs) = registers();
+        assert!(lost, "a process that ended before it had registered has told nobody");
+        logs.forget_loss().unwrap();
+        drop(logs);
+        assert!(!registers().0);
+    }
 
     #[test]
     fn advertised_addresses() {

@@ -26,6 +26,7 @@ fn election_words(reason: ElectionReason, fence: FenceReason) -> String {
         ElectionReason::Unclean => "unclean: acked records may be lost".to_string(),
         ElectionReason::Reassigned => "replicas moved".to_string(),
         ElectionReason::Drained => "leader is drained".to_string(),
+        ElectionReason::Damaged => "a replica is damaged".to_string(),
     }
 }
 
@@ -66,6 +67,10 @@ pub fn words(event: &Event) -> String {
         Kind::ConfigChanged(e) => format!("config of {} changed: {}", e.resource, e.names.join(", ")),
         Kind::GroupChanged(e) => format!("group {}: generation {}, {} members", e.group, e.generation, e.members),
         Kind::FeatureFinalized(e) => format!("feature {} is now {}", e.name, e.level),
+        Kind::ReplicaDamaged(e) => format!(
+            "broker {}'s copy of {}-{} is damaged from offset {} on; it is fetched anew",
+            e.broker, e.topic, e.partition, e.from_offset
+        ),
         Kind::ControllerElected(e) => format!("controller elected: {} (term {})", node(e.controller), e.term),
         Kind::ReassignmentBegan(e) => {
             format!("move of {}-{} began: {} → {}", e.topic, e.partition, list(&e.from), list(&e.to))
@@ -153,6 +158,13 @@ pub fn to_json(index: u64, event: &Event) -> Value {
         ),
         Some(Kind::BrokerDraining(e)) => ("broker_draining", json!({"broker": e.broker, "draining": e.draining})),
         Some(Kind::ControllerElected(e)) => ("controller_elected", json!({"controller": e.controller, "term": e.term})),
+        Some(Kind::ReplicaDamaged(e)) => (
+            "replica_damaged",
+            json!({
+                "topic": e.topic, "topic_id": e.topic_id, "partition": e.partition, "broker": e.broker,
+                "from_offset": e.from_offset,
+            }),
+        ),
     };
     let mut object = json!({"index": index, "event": name});
     if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), fields) {

@@ -62,7 +62,8 @@ fn is_idempotent(intent: &Intent) -> bool {
         | Intent::ElectPreferred { .. }
         | Intent::SetDraining { .. }
         | Intent::MoveAway { .. }
-        | Intent::DescribeQuorum => true,
+        | Intent::DescribeQuorum
+        | Intent::ReportDamage { .. } => true,
         Intent::CreateTopics { validate_only, .. } | Intent::CreatePartitions { validate_only, .. } => *validate_only,
         Intent::DeleteTopics { .. }
         | Intent::SetGroup(_)

@@ -120,6 +120,18 @@ impl cluster_server::Cluster for ClusterService {
             // However the stream ends, it is a hint that the broker may be gone.
             while let Ok(Some(message)) = inbound.message().await {
                 let answer = match checked_beat(&node, &message, connection) {
+                    Ok(_) if node.quorum.differs_at(RaftIndex(message.hashed_index), message.image_hash) => {
+                        tracing::error!(
+                            broker = message.broker_id,
+                            index = message.hashed_index,
+                            "this broker's metadata image is not the controller's: it is told to stop"
+                        );
+                        Ok(HeartbeatAnswer {
+                            cluster_id: node.cluster.text(),
+                            verdict: heartbeat_answer::Verdict::Diverged.into(),
+                            fenced: true,
+                        })
+                    }
                     Ok(beat) => {
                         heard = Some((beat.broker, beat.epoch));
                         Ok(answer_of(&node, sessions.heartbeat(beat).await))

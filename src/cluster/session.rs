@@ -36,6 +36,8 @@ pub struct SessionParts {
     pub wants_shutdown: watch::Receiver<bool>,
     /// Set at each registration.
     pub epoch: watch::Sender<BrokerEpoch>,
+    /// Told, once and for ever, that this node's image is not the controller's: the node must stop.
+    pub diverged: watch::Sender<Option<String>>,
 }
 
 /// Why a stream to one controller ended.
@@ -163,6 +165,14 @@ impl Session {
 
     fn verdict(&self, answer: &HeartbeatAnswer) -> Option<Ended> {
         match answer.verdict() {
+            heartbeat_answer::Verdict::Diverged => {
+                let why = "the metadata image of this node is not the controller's at the same index: one of them \
+                           applied a command differently. Move this node's metadata folder aside, so that it is \
+                           fetched anew, and report this";
+                tracing::error!("{why}");
+                self.parts.diverged.send_replace(Some(why.to_string()));
+                Some(Ended::Stopping)
+            }
             heartbeat_answer::Verdict::Renewed => None,
             heartbeat_answer::Verdict::UnknownEpoch => Some(Ended::UnknownEpoch),
             heartbeat_answer::Verdict::NotController | heartbeat_answer::Verdict::Unspecified => {
@@ -172,6 +182,7 @@ impl Session {
     }
 
     fn beat(&self) -> Heartbeat {
+        let (hashed_index, image_hash) = self.parts.node.quorum.image_hash().unwrap_or_default();
         Heartbeat {
             cluster_id: self.parts.node.cluster.text(),
             broker_id: self.parts.registration.broker.0,
@@ -180,6 +191,8 @@ impl Session {
             applied_index: self.parts.node.quorum.image().index.0,
             ready: *self.parts.ready.borrow(),
             wants_shutdown: *self.parts.wants_shutdown.borrow(),
+            hashed_index: hashed_index.0,
+            image_hash,
         }
     }
 

@@ -193,6 +193,7 @@ async fn start_node(
             ready,
             wants_shutdown,
             epoch: watch::Sender::new(session::NOT_REGISTERED),
+            diverged: watch::Sender::new(None),
         };
         session::run(parts, stop).await;
     });

@@ -95,6 +95,20 @@ const DEFINITIONS: &[Definition] = &[
     ),
     int("highwater.flush.threads", "4", 1, 64, "Threads that fdatasync dirty logs in parallel."),
     int(
+        "highwater.scrub.bytes.per.second",
+        "4194304",
+        0,
+        i64::MAX,
+        "How fast a node reads its logs in search of damaged records; 0 means that it does not.",
+    ),
+    int(
+        "highwater.scrub.interval.ms",
+        "604800000",
+        1_000,
+        i64::MAX,
+        "From the beginning of one search for damaged records to the beginning of the next.",
+    ),
+    int(
         "leader.replication.throttled.rate",
         "9223372036854775807",
         1,

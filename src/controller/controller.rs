@@ -173,6 +173,9 @@ impl Controller {
                 let result = self.voter_changes.make(&self.quorum, change).await?;
                 Ok((image.index, IntentAnswer::Voters(result)))
             }
+            Intent::ReportDamage { broker, epoch, reports } => {
+                self.commit_results(&image, isr_change::damage(broker, epoch, reports)).await
+            }
         }
     }
 

@@ -1,8 +1,8 @@
-//! A leader's ISR proposals: passed on as they are, since `apply` compares and sets (REPLICATION rule 1).
+//! A leader's ISR proposals and a replica's damage: passed on as they are, since `apply` compares and sets.
 
 use super::plan::{Item, PARTITIONS_PER_COMMAND_MAX, Packer, Plan};
 use crate::ids::{BrokerEpoch, BrokerId, PartitionEpoch};
-use crate::metadata::command::{Command, IsrProposal, MetadataError};
+use crate::metadata::command::{Command, DamageReport, IsrProposal, MetadataError};
 use crate::metadata::image::Image;
 use crate::metadata::intent::IntentError;
 
@@ -28,6 +28,19 @@ pub fn plan(image: &Image, broker: BrokerId, epoch: BrokerEpoch, proposals: Vec<
         })
         .collect();
     Plan { commands: packer.into_commands(|proposals| Command::AlterIsr { broker, epoch, proposals }), items }
+}
+
+/// Reports of damaged copies, many in a command; each is judged where it lands.
+pub fn damage(broker: BrokerId, epoch: BrokerEpoch, reports: Vec<DamageReport>) -> Plan<()> {
+    let mut packer = Packer::new(PARTITIONS_PER_COMMAND_MAX, PARTITIONS_PER_COMMAND_MAX);
+    let items = reports
+        .into_iter()
+        .map(|report| match packer.add(report, 1) {
+            Ok((command, position)) => Item::Proposed { command, position, outcome: () },
+            Err(_) => Item::Decided(Err(IntentError::InvalidRequest("the report is too large".to_string()))),
+        })
+        .collect();
+    Plan { commands: packer.into_commands(|reports| Command::ReportDamage { broker, epoch, reports }), items }
 }
 
 #[cfg(test)]

@@ -91,6 +91,12 @@ async fn load_watched(
                 next = start;
                 continue;
             }
+            // Nobody else has what is lost there: the groups go on with the offsets that are left.
+            Err(PartitionError::Damaged { from, to, alone: true }) if to > next => {
+                tracing::error!(%from, %to, partition = partition.id.partition, "committed offsets are damaged and passed over");
+                next = to;
+                continue;
+            }
             // The high watermark is below `next` still.
             Err(PartitionError::OutOfRange { .. }) => bytes::Bytes::new(),
             Err(error) => return Err(refused(error)),
@@ -99,7 +105,12 @@ async fn load_watched(
             wait_for_change(watcher).await;
             continue;
         }
-        next = take_chunk(&chunk, &mut loaded)?.filter(|after| *after > next).ok_or(GroupError::NotAvailable)?;
+        let after = take_chunk(&chunk, &mut loaded)
+            .and_then(|after| after.filter(|after| *after > next).ok_or(GroupError::NotAvailable));
+        if after.is_err() {
+            partition.suspect(next);
+        }
+        next = after?;
         // Loading shares the thread with everything else.
         tokio::task::yield_now().await;
     }
@@ -148,6 +159,7 @@ fn refused(error: PartitionError) -> GroupError {
         error @ (PartitionError::OffsetNotAvailable
         | PartitionError::OutOfRange { .. }
         | PartitionError::Append(_)
+        | PartitionError::Damaged { .. }
         | PartitionError::Storage(_)) => {
             tracing::warn!(%error, "an offsets partition refused");
             GroupError::NotAvailable

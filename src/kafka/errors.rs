@@ -23,7 +23,8 @@ pub fn partition(error: &PartitionError) -> Code {
         PartitionError::OutOfRange { .. } => Code::OffsetOutOfRange,
         PartitionError::UnknownReplica => Code::ReplicaNotAvailable,
         PartitionError::Append(error) => append(error),
-        PartitionError::Storage(_) => Code::KafkaStorageError,
+        // Retriable, with a metadata refresh: the partition is on its way to a replica that is whole.
+        PartitionError::Storage(_) | PartitionError::Damaged { .. } => Code::KafkaStorageError,
     }
 }
 
@@ -140,7 +141,7 @@ pub fn metadata(error: &MetadataError) -> Code {
         MetadataError::StalePartitionEpoch { .. } => Code::InvalidUpdateVersion,
         MetadataError::NotLeader(_) => Code::NotLeaderOrFollower,
         MetadataError::IneligibleReplica(_) => Code::IneligibleReplica,
-        MetadataError::IneligibleLeader(_) => Code::EligibleLeadersNotAvailable,
+        MetadataError::IneligibleLeader(_) | MetadataError::NoOtherReplica(_) => Code::EligibleLeadersNotAvailable,
         MetadataError::StaleGroup => Code::NotCoordinator,
         MetadataError::Invalid(_) => Code::InvalidRequest,
         MetadataError::NoReassignment => Code::NoReassignmentInProgress,

@@ -96,13 +96,15 @@ impl LogFolder {
             io::ErrorKind::WouldBlock => FolderError::InUse { path: path.clone() },
             _ => failed(error),
         })?;
+        let loss_marker = path.join(LOSS_MARKER);
+        let lossy = disk::exists(&loss_marker);
         let context = Context {
+            lossy,
             files: OpenFiles::new(open_files_max),
             remover: Remover::start().map_err(failed)?,
             offline: AtomicBool::new(false),
-            loss_marker: path.join(LOSS_MARKER),
+            loss_marker,
         };
-        let lossy = disk::exists(&context.loss_marker);
         let mut names = BTreeMap::new();
         for entry in disk::list(&path).map_err(failed)? {
             match parse_name(&entry.name) {

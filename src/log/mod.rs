@@ -5,6 +5,7 @@
 //!    └─ dirty ─→ flush: group commit per disk ─→ durable end ─→ checkpoint (recovery point)
 //! read  ─→ view (published segments) ─→ segment ─→ bytes          never waits behind appends
 //! open  ─→ clean: trust the files;  unclean: recovery scans from the recovery point and cuts
+//! scrub ─→ every batch's CRC, piece by piece ─→ damage: noted on disk, cut off once the replica is out of sync
 //! ```
 //!
 //! The batch headers in the `.log` files are the truth. Everything beside them (indexes, the epoch file, producer
@@ -12,6 +13,7 @@
 
 mod append;
 mod checkpoint;
+mod damage;
 mod epochs;
 mod files;
 mod offset_index;
@@ -32,6 +34,7 @@ mod walk;
 pub mod flush;
 pub mod folder;
 pub mod partition_log;
+pub mod scrub;
 
 #[cfg(test)]
 mod testing;

@@ -1,6 +1,7 @@
 //! One partition's log: the single owner of its segments, epochs and producer state.
 
 pub use super::read::{Chunk, LogReader};
+pub use super::scrub::{Checked, Cursor, Damage};
 
 use super::checkpoint::{Checkpoint, Content};
 use super::epochs::Epochs;
@@ -94,6 +95,8 @@ pub(super) struct Context {
     pub remover: Remover,
     /// Set by the first disk error of any log: the whole folder is lost to writes (REPLICATION rule 19).
     pub offline: AtomicBool,
+    /// An earlier run had a disk error: what the page cache has may never have reached the disk.
+    pub lossy: bool,
     /// Made when the folder goes offline, so that the next start knows.
     pub loss_marker: PathBuf,
 }
@@ -140,6 +143,8 @@ pub struct PartitionLog {
     /// The folder's own name may not be durable.
     pub(super) own_name_unsynced: bool,
     pub(super) offline: bool,
+    /// The first damage known.
+    pub(super) damage: Option<Damage>,
     /// Lets the folder open the log again once this is dropped.
     pub(super) _claim: Option<Claim>,
 }
@@ -153,11 +158,13 @@ pub(super) struct Opened {
     pub producers: Producers,
     pub snapshots: BTreeSet<Offset>,
     pub checkpoint: Content,
+    /// Noted by an earlier run, or found and cut by this recovery.
+    pub damage: Option<Damage>,
 }
 
 impl PartitionLog {
     pub(super) fn new(folder: Arc<Path>, context: Arc<Context>, config: LogConfig, opened: Opened) -> PartitionLog {
-        let Opened { segments, log_start, log_end, epochs, producers, snapshots, checkpoint } = opened;
+        let Opened { segments, log_start, log_end, epochs, producers, snapshots, checkpoint, damage } = opened;
         assert!(log_start <= log_end && !segments.is_empty(), "an opened log is in order");
         let view = View { segments: segments.clone(), log_start };
         let active_bytes = segments.last().map_or(0, |s| s.size());
@@ -184,6 +191,7 @@ impl PartitionLog {
             names_synced: 0,
             own_name_unsynced: false,
             offline: false,
+            damage,
             _claim: None,
         }
     }

@@ -101,7 +101,7 @@ impl LogReader {
         (self.published.view.load().log_start.min(end), end)
     }
 
-    fn undisturbed<T>(&self, read: impl Fn(&View, Offset) -> Result<T, ReadError>) -> Result<T, ReadError> {
+    pub(super) fn undisturbed<T>(&self, read: impl Fn(&View, Offset) -> Result<T, ReadError>) -> Result<T, ReadError> {
         loop {
             let generation = self.published.generation.load(Ordering::Acquire);
             // The end first: the view loaded after it has the segments that reach it.

@@ -5,12 +5,14 @@
 //! and syncs what is left before anyone reads it.
 
 use super::checkpoint::{CHECKPOINT_FILE, Checkpoint, Content, EPOCH_FILE};
+use super::damage::DAMAGE_FILE;
 use super::epochs::Epochs;
 use super::partition_log::{Context, LogConfig, Opened, ReadError};
 use super::producer_snapshot;
 use super::producers::Producers;
 use super::remover::DELETED_SUFFIX;
 use super::scan::scan;
+use super::scrub::Damage;
 use super::segment::{Segment, file_name, parse_file_name};
 use super::walk::Walk;
 use crate::ids::*;
@@ -32,6 +34,7 @@ pub(super) fn open(
     now_ms: i64,
 ) -> Result<Opened, ReadError> {
     let files = survey(folder, context)?;
+    let noted = Damage::load(folder)?;
     let checkpoint = Checkpoint::load(folder)?;
     let epochs = match Checkpoint::load_epochs(folder)? {
         Some(Ok(epochs)) => Some(epochs),
@@ -49,9 +52,27 @@ pub(super) fn open(
         && let (Some(checkpoint), Some(epochs)) = (checkpoint, epochs.clone())
         && let Some(opened) = recovery.believe(&files, checkpoint, epochs)?
     {
-        return Ok(opened);
+        return Ok(with_noted(opened, noted));
     }
-    recovery.recover(files, checkpoint, epochs)
+    let opened = match recovery.recover(&files, checkpoint, epochs) {
+        Err(ReadError::Damaged(reason)) => {
+            tracing::warn!(folder = %folder.display(), reason, "the log is damaged below its recovery point: all of it is checked");
+            recovery.recover(&files, None, None)?
+        }
+        other => other?,
+    };
+    Ok(with_noted(opened, noted))
+}
+
+/// The lower one of the damage noted by an earlier run and what this recovery had to cut.
+fn with_noted(mut opened: Opened, noted: Option<Damage>) -> Opened {
+    let end = opened.log_end;
+    let noted = noted.map(|damage| Damage { from: damage.from.min(end), to: damage.to.min(end), ..damage });
+    opened.damage = match (opened.damage, noted) {
+        (Some(cut), Some(noted)) if noted.from < cut.from => Some(noted),
+        (cut, noted) => cut.or(noted),
+    };
+    opened
 }
 
 /// The log's files by name.
@@ -73,7 +94,7 @@ fn survey(folder: &Path, context: &Context) -> io::Result<Survey> {
             Some((_, "timeindex" | "txnindex")) => {}
             _ if name.ends_with(disk::TEMPORARY_SUFFIX) => disk::remove_file(&folder.join(&name))?,
             _ if name.ends_with(DELETED_SUFFIX) => context.remover.remove(folder.join(&name)),
-            _ if name == CHECKPOINT_FILE || name == EPOCH_FILE => {}
+            _ if name == CHECKPOINT_FILE || name == EPOCH_FILE || name == DAMAGE_FILE => {}
             _ => tracing::warn!(folder = %folder.display(), name, "an unknown file is left alone"),
         }
     }
@@ -98,6 +119,7 @@ impl Recovery<'_> {
             producers: Producers::default(),
             snapshots: BTreeSet::new(),
             checkpoint: Content::default(),
+            damage: None,
         }
     }
 
@@ -131,12 +153,12 @@ impl Recovery<'_> {
         epochs.truncate_end(log_end);
         epochs.truncate_start(log_start);
         let snapshots = files.snapshots.clone();
-        Ok(Some(Opened { segments, log_start, log_end, epochs, producers, snapshots, checkpoint }))
+        Ok(Some(Opened { segments, log_start, log_end, epochs, producers, snapshots, checkpoint, damage: None }))
     }
 
     fn recover(
         &self,
-        files: Survey,
+        files: &Survey,
         checkpoint: Option<Content>,
         stored_epochs: Option<Epochs>,
     ) -> Result<Opened, ReadError> {
@@ -163,7 +185,7 @@ impl Recovery<'_> {
         let (from, mut producers) = load_producers(self.folder, &snapshots, bases[start]);
         rebuild_producers(&mut producers, &segments, from, bases[start], self.now_ms)?;
 
-        let mut next = bases[start];
+        let (mut next, mut damage) = (bases[start], None);
         let mut dirty: Vec<Arc<File>> = Vec::new();
         for (index, base) in bases.iter().enumerate().skip(start) {
             if *base != next {
@@ -180,7 +202,9 @@ impl Recovery<'_> {
                 dirty.push(Arc::new(File::open(&path)?));
                 snapshots.insert(*base);
             }
-            let (segment, end) = self.recover_segment(*base, &mut epochs, &mut producers)?;
+            let is_last = index + 1 == bases.len();
+            let (segment, end, lost) = self.recover_segment(*base, is_last, &mut epochs, &mut producers)?;
+            damage = lost;
             if segment.size() > 0 {
                 dirty.push(segment.log.get()?);
             }
@@ -200,21 +224,26 @@ impl Recovery<'_> {
             Checkpoint::new(self.folder.clone(), content).replace(0, content, &epochs)?;
         }
         disk::sync_dir(self.folder)?;
-        Ok(Opened { segments, log_start, log_end: next, epochs, producers, snapshots, checkpoint: content })
+        Ok(Opened { segments, log_start, log_end: next, epochs, producers, snapshots, checkpoint: content, damage })
     }
 
-    /// Scans one segment, cuts what is bad, and rebuilds its indexes. Answers where it ends.
+    /// Scans one segment, cuts what is bad, and rebuilds its indexes. Answers where it ends, and the damage if what was cut
+    /// is more than a write that a crash cut short: then good batches follow it, perhaps acked ones.
     fn recover_segment(
         &self,
         base: Offset,
+        is_last: bool,
         epochs: &mut Epochs,
         producers: &mut Producers,
-    ) -> io::Result<(Arc<Segment>, Offset)> {
+    ) -> io::Result<(Arc<Segment>, Offset, Option<Damage>)> {
         for index in ["index", "timeindex"] {
             disk::remove_file(&self.folder.join(file_name(base, index)))?;
         }
         let segment = Segment::empty(&self.context.files, self.folder, base);
         let file = segment.log.get()?;
+        if self.context.lossy {
+            file.forget_cached()?;
+        }
         let length = file.len()?;
         let mut since_index = 0;
         let newest_epoch = epochs.latest().map_or(LeaderEpoch::NONE, |(epoch, _)| epoch);
@@ -231,11 +260,17 @@ impl Recovery<'_> {
                 "recovery cuts the log at offset {}: {reason}", end.next_offset
             );
         }
+        let at = end.next_offset;
+        let lost = end.damage.filter(|_| end.inside || !is_last).map(|reason| Damage { from: at, to: at, reason });
+        if let Some(lost) = &lost {
+            // Before the cut: a crash in between must not forget it.
+            lost.store(self.folder)?;
+        }
         if end.position < length {
             file.set_len(end.position)?;
         }
         segment.publish_size(end.position);
-        Ok((segment, end.next_offset))
+        Ok((segment, at, lost))
     }
 
     /// The last first, so that a crash on the way leaves a log without a gap.

@@ -10,6 +10,11 @@ use std::io;
 const BLOCK_BYTES: usize = 1024 * 1024;
 /// The CRC covers a batch from its attributes on.
 const CRC_COVERS_FROM: u64 = 21;
+/// Where a batch's magic stands in its header.
+const MAGIC_AT: usize = 16;
+/// How far behind damage a good batch is looked for, and how many that look like one have their CRC checked.
+const SEARCHED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+const CANDIDATES_MAX: usize = 1_000;
 
 /// What a scan found at its end.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +24,9 @@ pub(super) struct ScanEnd {
     pub next_offset: Offset,
     /// Why it ended before the file did, if what follows is not the zeros of a preallocation.
     pub damage: Option<String>,
+    /// A good batch of later offsets lies behind the damage: bytes that were whole once changed, it is not merely a
+    /// write that was cut short.
+    pub inside: bool,
 }
 
 /// Scans a file from its start, which must hold `first`, and shows each good batch with its position.
@@ -29,7 +37,7 @@ pub(super) fn scan(
     mut good: impl FnMut(&BatchHeader, u64) -> io::Result<()>,
 ) -> io::Result<ScanEnd> {
     let length = file.len()?;
-    let mut window = Window { file, length, bytes: Vec::new(), position: 0 };
+    let mut window = Window { file, length, bytes: Vec::new(), position: 0, sparing: false };
     let (mut position, mut next, mut epoch) = (0, first, newest_epoch);
     let damage = loop {
         if position == length {
@@ -45,11 +53,33 @@ pub(super) fn scan(
             Err(reason) => break if window.only_zeros_from(position)? { None } else { Some(reason) },
         }
     };
-    Ok(ScanEnd { position, next_offset: next, damage })
+    let inside = damage.is_some() && good_batch_after(&mut window, position, next)?;
+    Ok(ScanEnd { position, next_offset: next, damage, inside })
+}
+
+/// Whether a whole batch of offsets above `next` lies behind `position`, wherever it begins.
+fn good_batch_after(window: &mut Window<'_>, position: u64, next: Offset) -> io::Result<bool> {
+    let length = window.length.min(position + SEARCHED_BYTES_MAX);
+    let (mut at, mut tried) = (position + 1, 0);
+    while at + HEADER_BYTES as u64 <= length && tried < CANDIDATES_MAX {
+        let bytes = window.get(at, HEADER_BYTES)?;
+        let looks = bytes.len() == HEADER_BYTES && bytes[MAGIC_AT] == 2;
+        if looks && let Ok(header) = BatchHeader::parse(bytes) {
+            let near = header.base_offset > next && header.base_offset - next <= i64::from(i32::MAX);
+            if near && header.last_offset_delta >= 0 {
+                tried += 1;
+                if check(window, at, header.base_offset, LeaderEpoch::NONE)?.is_ok() {
+                    return Ok(true);
+                }
+            }
+        }
+        at += 1;
+    }
+    Ok(false)
 }
 
 /// Checks the batch at `position`. The inner error says what is wrong with it.
-fn check(
+pub(super) fn check(
     window: &mut Window<'_>,
     position: u64,
     next: Offset,
@@ -81,20 +111,34 @@ fn check(
 }
 
 /// A sliding view of the file.
-struct Window<'a> {
+pub(super) struct Window<'a> {
     file: &'a File,
     length: u64,
     bytes: Vec<u8>,
     position: u64,
+    /// The page cache is left as it was.
+    sparing: bool,
+}
+
+impl<'a> Window<'a> {
+    /// Over the first `length` bytes, leaving the page cache as it is.
+    pub fn sparing(file: &'a File, length: u64) -> Window<'a> {
+        Window { file, length, bytes: Vec::new(), position: 0, sparing: true }
+    }
 }
 
 impl Window<'_> {
     /// `size` bytes at `position`, fewer at the file's end. `size` is at most a block.
-    fn get(&mut self, position: u64, size: usize) -> io::Result<&[u8]> {
+    pub fn get(&mut self, position: u64, size: usize) -> io::Result<&[u8]> {
         let size = size.min(usize::try_from(self.length - position).unwrap_or(usize::MAX));
         let inside = position >= self.position && position + size as u64 <= self.position + self.bytes.len() as u64;
         if !inside {
-            self.bytes = self.file.read_vec_at(BLOCK_BYTES, position)?;
+            // Never past the end that was given: what lies behind it may be on its way still.
+            let wanted = usize::try_from(self.length - position).map_or(BLOCK_BYTES, |left| left.min(BLOCK_BYTES));
+            self.bytes = match self.sparing {
+                true => self.file.read_sparing_at(wanted, position)?,
+                false => self.file.read_vec_at(wanted, position)?,
+            };
             self.position = position;
         }
         let start = (position - self.position) as usize;

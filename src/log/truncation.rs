@@ -24,18 +24,22 @@ impl PartitionLog {
         if offset < self.segments[0].base {
             return self.restart_at(offset);
         }
-        self.cut(offset).map_err(|error| self.failed(error))
+        let kept = self.segments.partition_point(|s| s.base <= offset);
+        let active = &self.segments[kept - 1];
+        let (position, end) = match active.locate(offset) {
+            Ok(Some(step)) => (step.position, step.header.base_offset),
+            // The offset is where the next segment begins.
+            Ok(None) => (active.size(), offset),
+            Err(ReadError::Disk(error)) => return Err(self.failed(error.into())),
+            // Nothing was changed yet: a damaged header is no reason to give up the whole folder.
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+        };
+        self.cut_to(kept, position, end).map_err(|error| self.failed(error))
     }
 
-    fn cut(&mut self, offset: Offset) -> Result<(), ReadError> {
-        let kept = self.segments.partition_point(|s| s.base <= offset);
+    /// Cuts behind the first `kept` segments, the last of them at `position`, where a batch of offset `end` began.
+    pub(super) fn cut_to(&mut self, kept: usize, position: u64, end: Offset) -> Result<(), ReadError> {
         let active = self.segments[kept - 1].clone();
-        let found = active.locate(offset)?;
-        let (position, end) = match &found {
-            Some(step) => (step.position, step.header.base_offset),
-            // The offset is where the next segment begins.
-            None => (active.size(), offset),
-        };
         let doomed = self.segments.split_off(kept);
 
         // First readers and flushes: nothing of theirs may outlive the cut.
@@ -74,6 +78,7 @@ impl PartitionLog {
         let first_ms = if position > 0 { self.writer.first_ms.or(Some(clock::wall_ms())) } else { None };
         self.writer = Writer { reserved: position, first_ms, ..Writer::default() };
         self.names_synced = self.names_made;
+        self.drop_damage_outside();
         self.producers = self.rebuilt_producers()?;
         Ok(())
     }
@@ -125,6 +130,7 @@ impl PartitionLog {
         let content = Content { recovery_point: offset, log_start: offset, has_producers: false };
         self.checkpoint.replace(self.generation, content, &self.epochs)?;
         self.names_synced = self.names_made;
+        self.forget_damage();
         Ok(())
     }
 
@@ -169,6 +175,9 @@ impl PartitionLog {
         for segment in &doomed {
             self.set_aside(segment)?;
         }
+        if self.damage.as_ref().is_some_and(|damage| !damage.is_cut()) {
+            self.drop_damage_outside();
+        }
         Ok(freed)
     }
 
@@ -179,11 +188,11 @@ impl PartitionLog {
         Ok(())
     }
 
-    fn check_writable(&self) -> io::Result<()> {
+    pub(super) fn check_writable(&self) -> io::Result<()> {
         if self.is_offline() { Err(io::Error::other("the log is offline after a disk error")) } else { Ok(()) }
     }
 
-    fn failed(&mut self, error: ReadError) -> io::Error {
+    pub(super) fn failed(&mut self, error: ReadError) -> io::Error {
         let error = match error {
             ReadError::Disk(error) => error,
             damaged => io::Error::new(io::ErrorKind::InvalidData, damaged.to_string()),

@@ -75,6 +75,12 @@ pub enum Command {
         broker: BrokerId,
         draining: bool,
     },
+    /// Copies whose bytes changed on their disk: out of ISR and ELR, and out of leadership, before they are repaired.
+    ReportDamage {
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+        reports: Vec<DamageReport>,
+    },
 }
 
 /// A new target for one partition's replicas.
@@ -152,6 +158,16 @@ pub struct IsrProposal {
     pub isr: Vec<(BrokerId, BrokerEpoch)>,
 }
 
+/// One damaged copy, of the broker that reports it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DamageReport {
+    pub partition: TopicPartition,
+    /// The epoch the reporter knows: a report that lands late, after a repair, says nothing any more.
+    pub leader_epoch: LeaderEpoch,
+    /// Where the damage begins.
+    pub from: Offset,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Election {
     pub partition: TopicPartition,
@@ -178,6 +194,8 @@ pub enum ElectionReason {
     Reassigned,
     /// The old leader is being drained.
     Drained,
+    /// A replica's bytes are damaged: it hands over, or goes on in an epoch in which the damaged one counts as empty.
+    Damaged,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -286,4 +304,6 @@ pub enum MetadataError {
     NoReassignment,
     #[error("{0}")]
     InvalidAssignment(String),
+    #[error("broker {0} is damaged, and no other replica that is alive holds all that was acknowledged")]
+    NoOtherReplica(BrokerId),
 }

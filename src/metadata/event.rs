@@ -101,6 +101,13 @@ pub enum Event {
         broker: BrokerId,
         draining: bool,
     },
+    /// A replica found its bytes damaged from `from` on, has left ISR and ELR, and fetches them anew.
+    ReplicaDamaged {
+        partition: TopicPartition,
+        topic: String,
+        broker: BrokerId,
+        from: Offset,
+    },
 }
 
 impl Event {
@@ -111,7 +118,8 @@ impl Event {
             | Event::IsrChanged { partition, .. }
             | Event::ReassignmentBegan { partition, .. }
             | Event::ReassignmentCompleted { partition, .. }
-            | Event::ReassignmentCancelled { partition, .. } => Some(*partition),
+            | Event::ReassignmentCancelled { partition, .. }
+            | Event::ReplicaDamaged { partition, .. } => Some(*partition),
             _ => None,
         }
     }

@@ -80,6 +80,12 @@ pub enum Intent {
     /// How far each member of the quorum is: only the controller knows.
     DescribeQuorum,
     ChangeVoters(VoterChange),
+    /// Damaged copies of the asking broker; answered with one result each.
+    ReportDamage {
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+        reports: Vec<DamageReport>,
+    },
 }
 
 /// `None` cancels.

@@ -7,11 +7,16 @@ use super::quorum::Update;
 use crate::ids::RaftIndex;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
 
 /// Bound of what a slow subscriber may fall behind by before it must compare with the whole image.
 const UPDATES_MAX: usize = 1_024;
+/// Entries between two hashes of the image: one takes as long as writing the image out.
+const HASHED_EVERY: u64 = 1_000;
+/// Hashes kept for peers that are a little behind or ahead.
+const HASHES_MAX: usize = 16;
 
 /// Invariant: the image, the history and the updates sent move together, under the history's lock; so a subscriber that
 /// subscribes first and takes the image next misses nothing.
@@ -20,6 +25,8 @@ pub struct Publisher {
     history: Mutex<History>,
     updates: broadcast::Sender<Update>,
     applied: watch::Sender<RaftIndex>,
+    /// By index; the same on every node (invariant 5).
+    hashes: Mutex<BTreeMap<RaftIndex, u64>>,
 }
 
 impl Publisher {
@@ -29,7 +36,34 @@ impl Publisher {
             history: Mutex::new(History::default()),
             updates: broadcast::Sender::new(UPDATES_MAX),
             applied: watch::Sender::new(RaftIndex(0)),
+            hashes: Mutex::default(),
         }
+    }
+
+    /// Called with the image after each entry: at every [`HASHED_EVERY`]th its hash is taken, beside whatever goes on.
+    pub fn hash_in_turn(self: &Arc<Self>, image: &Image) {
+        if image.index.0.is_multiple_of(HASHED_EVERY) {
+            let (own, image) = (self.clone(), image.clone());
+            tokio::task::spawn_blocking(move || own.keep_hash(image.index, image.hash()));
+        }
+    }
+
+    fn keep_hash(&self, index: RaftIndex, hash: u64) {
+        let mut hashes = self.hashes.lock();
+        hashes.insert(index, hash);
+        while hashes.len() > HASHES_MAX {
+            hashes.pop_first();
+        }
+    }
+
+    /// The newest hash taken, and its index.
+    pub fn newest_hash(&self) -> Option<(RaftIndex, u64)> {
+        self.hashes.lock().last_key_value().map(|(index, hash)| (*index, *hash))
+    }
+
+    /// The hash at an index, if it was taken and is kept.
+    pub fn hash_at(&self, index: RaftIndex) -> Option<u64> {
+        self.hashes.lock().get(&index).copied()
     }
 
     pub fn image(&self) -> Arc<Image> {
@@ -78,5 +112,54 @@ impl Publisher {
         self.applied.send_replace(image.index);
         // Nobody listening is no failure.
         let _ = self.updates.send(Update { image, events: events.into(), resync });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::command::Command;
+    use crate::metadata::quorum::differs;
+
+    fn image(entries: u64, odd: bool) -> Image {
+        let mut image = Image::default();
+        for index in 1..=entries {
+            image.apply(RaftIndex(index), &Command::FinalizeFeature { name: "f".into(), level: (index % 7) as i16 });
+        }
+        if odd {
+            image.next_producer_id += 1;
+        }
+        image
+    }
+
+    #[tokio::test]
+    async fn an_image_that_went_another_way_is_noticed() {
+        let hashed = |image: Image| async move {
+            let publisher = Arc::new(Publisher::new());
+            publisher.hash_in_turn(&image);
+            publisher.hash_in_turn(&Image { index: RaftIndex(1_001), ..image.clone() });
+            let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+            while publisher.newest_hash().is_none() {
+                assert!(tokio::time::Instant::now() < deadline, "no hash was taken");
+                tokio::task::yield_now().await;
+            }
+            publisher
+        };
+        let (ours, same, other) =
+            (hashed(image(1_000, false)).await, hashed(image(1_000, false)).await, hashed(image(1_000, true)).await);
+        let (index, hash) = same.newest_hash().unwrap();
+        assert_eq!(index, RaftIndex(1_000), "every thousandth");
+        assert!(!differs(ours.hash_at(index), hash));
+        let (index, hash) = other.newest_hash().unwrap();
+        assert!(differs(ours.hash_at(index), hash));
+        assert!(!differs(ours.hash_at(RaftIndex(2_000)), hash), "an index that is not known says nothing");
+    }
+
+    #[test]
+    fn few_hashes_are_kept() {
+        let publisher = Publisher::new();
+        (0..100).for_each(|index| publisher.keep_hash(RaftIndex(index), index));
+        assert_eq!(publisher.hashes.lock().len(), HASHES_MAX);
+        assert_eq!(publisher.newest_hash(), Some((RaftIndex(99), 99)));
     }
 }

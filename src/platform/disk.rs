@@ -31,6 +31,21 @@ impl File {
         Self::wrap(fs::OpenOptions::new().read(true).write(true).open(path)?, path)
     }
 
+    /// As [`open`](Self::open), for [`read_sparing_at`](Self::read_sparing_at): nothing is read ahead of what is asked for,
+    /// or it would look as if somebody else used it.
+    pub fn open_sparing(path: &Path) -> io::Result<File> {
+        let file = Self::open(path)?;
+        // Only advice.
+        let _ = rustix::fs::fadvise(&file.inner, 0, None, rustix::fs::Advice::Random);
+        Ok(file)
+    }
+
+    /// Forgets what the page cache has of the file and the disk may not: after a failed write-back the kernel calls such
+    /// pages clean, and only dropping them shows what was really written.
+    pub fn forget_cached(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(&self.inner, 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+
     /// Opens a file for reading and writing, creating it empty if it is not there. The name is durable only after
     /// [`sync_dir`] of its folder.
     pub fn open_or_create(path: &Path) -> io::Result<File> {
@@ -76,6 +91,39 @@ impl File {
         }
         // The allocator may have given more room than asked for, and then more was read.
         bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    /// As [`read_vec_at`](Self::read_vec_at), but what was not in the page cache before does not stay there: a pass over
+    /// all data must not drive out what is in use. Read in pieces, since each is either resident or not.
+    pub fn read_sparing_at(&self, length: usize, position: u64) -> io::Result<Vec<u8>> {
+        use rustix::fs::{Advice, fadvise};
+        use rustix::io::{ReadWriteFlags, preadv2};
+        const PIECE_BYTES: usize = 128 * 1024;
+        let mut bytes = vec![0; length];
+        let mut done = 0;
+        while done < length {
+            let at = position + done as u64;
+            let piece = (length - done).min(PIECE_BYTES);
+            let slice = &mut bytes[done..done + piece];
+            let resident = preadv2(&self.inner, &mut [io::IoSliceMut::new(slice)], at, ReadWriteFlags::NOWAIT);
+            let count = match resident {
+                Ok(count) if count == piece => count,
+                // Partly resident, not at all, or a file system that cannot tell: read, and let go of the range.
+                _ => {
+                    let count = self.read_at(slice, at)?;
+                    let end = std::num::NonZeroU64::new(piece as u64);
+                    // Only advice: a file system without it keeps what it likes.
+                    let _ = fadvise(&self.inner, at, end, Advice::DontNeed);
+                    count
+                }
+            };
+            done += count;
+            if count < piece {
+                break;
+            }
+        }
+        bytes.truncate(done);
         Ok(bytes)
     }
 
@@ -361,6 +409,32 @@ mod tests {
         assert_eq!(file.read_vec_at(all.len(), 7).unwrap(), all);
         assert_eq!(file.len().unwrap(), 7 + all.len() as u64);
         assert_eq!(file.read_vec_at(10, 7 + all.len() as u64 - 3).unwrap().len(), 3, "short only at the end");
+    }
+
+    #[test]
+    fn a_sparing_read_leaves_the_page_cache_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        let file = File::open_or_create(&path).unwrap();
+        let bytes: Vec<u8> = (0..2_000_000u32).map(|i| (i % 251) as u8).collect();
+        file.write_at(&bytes, 0).unwrap();
+        file.sync_data().unwrap();
+        let file = File::open_sparing(&path).unwrap();
+        assert_eq!(file.read_sparing_at(bytes.len(), 0).unwrap(), bytes);
+        assert_eq!(file.read_sparing_at(100, 1_999_990).unwrap().len(), 10, "short only at the end");
+        let resident = |at: u64| {
+            let mut byte = [0];
+            let slices = &mut [io::IoSliceMut::new(&mut byte)];
+            rustix::io::preadv2(&file.inner, slices, at, rustix::io::ReadWriteFlags::NOWAIT).is_ok_and(|n| n == 1)
+        };
+        let begin = resident(1_000_000);
+        rustix::fs::fadvise(&file.inner, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        if resident(1_000_000) {
+            return; // A file system that lives in memory.
+        }
+        assert!(begin, "what was resident stayed so");
+        assert_eq!(file.read_sparing_at(bytes.len(), 0).unwrap(), bytes);
+        assert!(!resident(1_000_000), "what was not resident did not stay");
     }
 
     #[test]

@@ -2,8 +2,15 @@
 
 use super::follower::Position;
 use crate::ids::*;
+use crate::wire::codec::FETCH_REFUSED_TAG;
+use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Our own tagged field, among nodes only: what came from this offset before was damaged.
+fn refusal(refused: bool) -> BTreeMap<i32, Bytes> {
+    refused.then(|| (FETCH_REFUSED_TAG, Bytes::new())).into_iter().collect()
+}
 
 /// What one request carries of the session.
 pub(super) struct Mentioned {
@@ -54,7 +61,8 @@ impl FetchSession {
                     .with_fetch_offset(position.offset.0)
                     .with_last_fetched_epoch(position.last_fetched_epoch.0)
                     .with_log_start_offset(position.log_start.0)
-                    .with_partition_max_bytes(max_bytes),
+                    .with_partition_max_bytes(max_bytes)
+                    .with_unknown_tagged_fields(refusal(position.refused)),
             );
         }
         let mut forgotten: BTreeMap<TopicId, Vec<i32>> = BTreeMap::new();
@@ -98,6 +106,7 @@ mod tests {
             last_fetched_epoch: LeaderEpoch(1),
             log_start: Offset(0),
             needs_flush: false,
+            refused: false,
         }
     }
 

@@ -24,6 +24,10 @@ pub struct ReplicaConfig {
     /// Bytes a second for replicas that a move adds, as this node's file says: in all, and from one leader.
     pub throttled_rate: i64,
     pub leader_throttled_rate: i64,
+    /// How fast logs are read in search of damage; 0: not at all.
+    pub scrub_bytes_per_second: u64,
+    /// From the beginning of one search to the beginning of the next.
+    pub scrub_interval: Duration,
 }
 
 impl Default for ReplicaConfig {
@@ -36,6 +40,8 @@ impl Default for ReplicaConfig {
             retention_check_interval: Duration::from_secs(300),
             throttled_rate: 50 << 20,
             leader_throttled_rate: i64::MAX,
+            scrub_bytes_per_second: 4 << 20,
+            scrub_interval: Duration::from_secs(7 * 86_400),
         }
     }
 }
@@ -50,6 +56,8 @@ pub(super) struct Position {
     pub log_start: Offset,
     /// The topic counts what is synced, and not all of this log is: it must be before the next fetch, which is the ack.
     pub needs_flush: bool,
+    /// What the leader sent from here was refused as damaged: it should look at its own log.
+    pub refused: bool,
 }
 
 /// One partition's part of a Fetch answer.
@@ -84,6 +92,20 @@ pub(super) enum FollowError {
 }
 
 impl FollowError {
+    /// What came is not what a whole log holds: the leader's may be damaged.
+    pub fn is_suspicious(&self) -> bool {
+        match self {
+            FollowError::Records(_) | FollowError::NewerEpoch { .. } => true,
+            FollowError::Append(error) => {
+                matches!(error, AppendError::Invalid(_) | AppendError::NotContiguous { .. })
+            }
+            FollowError::Superseded
+            | FollowError::BelowHighWatermark { .. }
+            | FollowError::OutOfRange { .. }
+            | FollowError::Storage(_) => false,
+        }
+    }
+
     /// Asking again in this leader epoch does not help.
     pub fn is_final(&self) -> bool {
         match self {
@@ -98,7 +120,10 @@ impl Partition {
     /// `None`: it does not follow in this epoch, or its log is offline.
     pub(super) fn position(&self, epoch: LeaderEpoch) -> Option<Position> {
         let mut guard = self.state.lock();
-        let durability = guard.durability;
+        if guard.leader_epoch == epoch && !self.repair(&mut guard) {
+            return None;
+        }
+        let (durability, refused) = (guard.durability, guard.refused);
         let log = following(&mut guard, epoch).ok()?;
         let (start, end) = (log.log_start(), log.log_end());
         let last = if end > start { log.epoch_at(Offset(end.0 - 1)) } else { None };
@@ -108,11 +133,20 @@ impl Partition {
             last_fetched_epoch: last.unwrap_or(LeaderEpoch::NONE),
             log_start: start,
             needs_flush: durability == Durability::Sync && log.durable_end() < end,
+            refused,
         })
     }
 
     /// Appends what the leader sent. True: the next fetch goes on elsewhere.
     pub(super) fn on_fetched(&self, epoch: LeaderEpoch, fetched: Fetched) -> Result<bool, FollowError> {
+        let outcome = self.take(epoch, fetched);
+        let refused = outcome.as_ref().is_err_and(FollowError::is_suspicious);
+        // The next fetch says so, and the leader looks at what it has.
+        self.state.lock().refused = refused;
+        outcome
+    }
+
+    fn take(&self, epoch: LeaderEpoch, fetched: Fetched) -> Result<bool, FollowError> {
         let batches = if fetched.records.is_empty() { None } else { Some(ValidBatches::from_leader(fetched.records)?) };
         let now_ms = clock::wall_ms();
         let mut guard = self.state.lock();
@@ -172,9 +206,10 @@ impl Partition {
         } else {
             log.truncate_to(to)?
         }
+        let end = log.log_end();
+        guard.high_watermark = high_watermark.min(end);
         if to < high_watermark {
             tracing::warn!(partition = ?self, %to, %high_watermark, lost, "truncated below the high watermark after an unclean election");
-            guard.high_watermark = to;
         } else {
             tracing::info!(partition = ?self, %to, lost, "truncated to what the leader has");
         }
@@ -205,7 +240,8 @@ fn following(state: &mut State, epoch: LeaderEpoch) -> Result<&mut PartitionLog,
     if !matches!(state.role, Role::Follower) || state.leader_epoch != epoch {
         return Err(FollowError::Superseded);
     }
-    let log = state.log.as_mut().ok_or(FollowError::Superseded)?;
+    // A damaged copy takes nothing more before it is cut: see `damage`.
+    let log = state.log.as_mut().filter(|log| log.damage().is_none()).ok_or(FollowError::Superseded)?;
     if log.is_offline() { Err(AppendError::Offline.into()) } else { Ok(log) }
 }
 

@@ -1,7 +1,8 @@
 //! The partitions hosted here, following the image by deltas.
 
 use super::fetchers::Fetchers;
-use super::node::{Gauges, Node, Proposed};
+use super::integrity;
+use super::node::{Gauges, Node, Queues};
 use super::partition::Partition;
 use super::proposals::send_proposals;
 use super::reconcile::Reconciler;
@@ -19,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Threads that close logs at a stop.
@@ -65,13 +66,13 @@ pub(super) struct Inner {
     pub failed_opens: AtomicUsize,
     partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
     /// Taken by `run`.
-    proposals: Mutex<Option<mpsc::UnboundedReceiver<Proposed>>>,
+    queues: Mutex<Option<Queues>>,
 }
 
 impl Hosted {
     pub fn new(parts: HostedParts) -> Hosted {
         let image = parts.quorum.image();
-        let (node, proposals) = Node::new(parts.broker, parts.config, parts.flusher, image);
+        let (node, queues) = Node::new(parts.broker, parts.config, parts.flusher, image);
         let inner = Inner {
             node,
             quorum: parts.quorum,
@@ -83,7 +84,7 @@ impl Hosted {
             marks_before: Mutex::default(),
             failed_opens: AtomicUsize::new(0),
             partitions: RwLock::default(),
-            proposals: Mutex::new(Some(proposals)),
+            queues: Mutex::new(Some(queues)),
         };
         Hosted { inner: Arc::new(inner) }
     }
@@ -107,12 +108,14 @@ impl Hosted {
     /// proposes ISR changes, applies retention, checkpoints high watermarks. Runs once.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) {
         let inner = &self.inner;
-        let Some(proposals) = inner.proposals.lock().take() else { return };
+        let Some(Queues { proposals, words }) = inner.queues.lock().take() else { return };
         let mut tasks = JoinSet::new();
         tasks.spawn(send_proposals(inner.node.clone(), inner.controller.clone(), proposals));
         tasks.spawn(upkeep::tick(inner.clone()));
         tasks.spawn(upkeep::checkpoint(inner.clone()));
         tasks.spawn(upkeep::retention(inner.clone()));
+        tasks.spawn(integrity::watch_over(inner.node.clone(), inner.controller.clone(), words));
+        tasks.spawn(integrity::scrub(inner.clone()));
         let mut reconciler = Reconciler::new(inner.clone(), Fetchers::new(inner.node.clone())).await;
         tokio::select! {
             () = reconciler.follow_image() => {}

@@ -6,16 +6,21 @@
 //! image ─→ Hosted ─→ Reconciler (deltas) ─→ open / become leader / become follower / drop
 //!                                                └─ Fetchers ─→ Fetcher per (leader, durability)
 //! consumer of another rack ─→ nearby: the leader names an in-sync replica, which serves what it knows to be committed
+//! damage (scrub, refused fetch, recovery) ─→ report ─→ out of ISR and ELR ─→ cut and fetch again
 //! decisions, pure: leader (with isr, high_watermark) · truncation · fetch_session
 //! ```
 
 mod contact;
+mod damage;
 mod fetch_session;
 mod fetcher;
 mod fetchers;
 pub mod follower;
+#[cfg(test)]
+mod golden;
 mod high_watermark;
 pub mod hosted;
+mod integrity;
 mod isr;
 mod leader;
 mod nearby;

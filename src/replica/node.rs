@@ -1,6 +1,7 @@
 //! What all partitions of this node share: the image, the flusher, who was seen, and what awaits the upkeep tasks.
 
 use super::contact::Contacts;
+use super::damage::Word;
 use super::follower::ReplicaConfig;
 use super::isr::Peers;
 use super::partition::Partition;
@@ -14,9 +15,9 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// A proposal on its way to the controller.
 pub(super) struct Proposed {
@@ -30,6 +31,7 @@ pub struct Gauges {
     leaders: AtomicI64,
     under_replicated: AtomicI64,
     under_min_isr: AtomicI64,
+    damaged: AtomicI64,
 }
 
 /// What one partition adds to the gauges.
@@ -38,6 +40,7 @@ pub(super) struct Counted {
     pub leader: bool,
     pub under_replicated: bool,
     pub under_min_isr: bool,
+    pub damaged: bool,
 }
 
 impl Gauges {
@@ -53,6 +56,11 @@ impl Gauges {
         self.under_min_isr.load(Ordering::Relaxed)
     }
 
+    /// Copies here with damage that is not repaired yet.
+    pub fn damaged(&self) -> i64 {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
     pub(super) fn change(&self, from: Counted, to: Counted) {
         let turn = |gauge: &AtomicI64, from: bool, to: bool| {
             if from != to {
@@ -62,6 +70,7 @@ impl Gauges {
         turn(&self.leaders, from.leader, to.leader);
         turn(&self.under_replicated, from.under_replicated, to.under_replicated);
         turn(&self.under_min_isr, from.under_min_isr, to.under_min_isr);
+        turn(&self.damaged, from.damaged, to.damaged);
     }
 }
 
@@ -83,16 +92,24 @@ pub(super) struct Node {
     proposals: mpsc::UnboundedSender<Proposed>,
     /// A high watermark moved since the last checkpoint.
     high_watermarks_moved: AtomicBool,
+    /// Suspicions and damage, for the integrity task. Bound: one a partition a second.
+    pub(super) words: mpsc::UnboundedSender<Word>,
+    /// Copies found damaged at opening, of which the controller has not been told.
+    holding_ready: AtomicUsize,
+    /// The last of them has been told.
+    pub(super) ready_released: Notify,
+}
+
+/// Where a node's tasks hear from its partitions.
+pub(super) struct Queues {
+    pub proposals: mpsc::UnboundedReceiver<Proposed>,
+    pub words: mpsc::UnboundedReceiver<Word>,
 }
 
 impl Node {
-    pub fn new(
-        broker: BrokerId,
-        config: ReplicaConfig,
-        flusher: Flusher,
-        image: Arc<Image>,
-    ) -> (Arc<Node>, mpsc::UnboundedReceiver<Proposed>) {
-        let (proposals, receiver) = mpsc::unbounded_channel();
+    pub fn new(broker: BrokerId, config: ReplicaConfig, flusher: Flusher, image: Arc<Image>) -> (Arc<Node>, Queues) {
+        let (proposals, proposed) = mpsc::unbounded_channel();
+        let (words, said) = mpsc::unbounded_channel();
         let node = Node {
             broker,
             config,
@@ -106,8 +123,11 @@ impl Node {
             attention: Mutex::default(),
             proposals,
             high_watermarks_moved: AtomicBool::new(false),
+            words,
+            holding_ready: AtomicUsize::new(0),
+            ready_released: Notify::new(),
         };
-        (Arc::new(node), receiver)
+        (Arc::new(node), Queues { proposals: proposed, words: said })
     }
 
     pub fn epoch(&self) -> BrokerEpoch {
@@ -140,6 +160,21 @@ impl Node {
     pub fn propose(&self, partition: Arc<Partition>, proposal: IsrProposal) {
         // The receiver goes only when the node stops; then proposals matter no more.
         let _ = self.proposals.send(Proposed { partition, proposal });
+    }
+
+    pub fn hold_ready(&self) {
+        self.holding_ready.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn release_ready(&self) {
+        if self.holding_ready.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.ready_released.notify_one();
+        }
+    }
+
+    /// Whether damage found at opening is still to be told: until then this broker must not count as in sync anywhere.
+    pub fn is_ready_held(&self) -> bool {
+        self.holding_ready.load(Ordering::Acquire) > 0
     }
 
     pub fn note_high_watermark(&self) {

@@ -90,5 +90,6 @@ fn open_one(node: Arc<Node>, folder: &LogFolder, job: &Job) -> Result<Arc<Partit
     let image = node.image.load_full();
     let partition = Partition::new(node, job.id, job.topic.clone(), log, job.known, &job.config);
     partition.apply(&image, clock::now());
+    partition.mind_opened(job.known);
     Ok(partition)
 }

@@ -53,6 +53,14 @@ pub enum PartitionError {
     Append(#[from] crate::log::partition_log::AppendError),
     #[error("storage: {0}")]
     Storage(String),
+    /// What was appended there cannot be read back.
+    #[error("the records from {from} to {to} are damaged on this replica's disk")]
+    Damaged {
+        from: Offset,
+        to: Offset,
+        /// No other replica can take over: this does not pass by itself.
+        alone: bool,
+    },
 }
 
 /// Where an acks=all reply waits: resolves when the high watermark passes the append, or with why it never will here.
@@ -87,6 +95,8 @@ pub struct FollowerState {
     /// −1: none.
     pub last_fetched_epoch: LeaderEpoch,
     pub log_start: Offset,
+    /// What it was sent from here before was damaged.
+    pub refused: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -145,6 +155,9 @@ pub struct Partition {
     pub(super) queued: AtomicBool,
     pub(super) listed: AtomicBool,
     pub(super) watchers: Mutex<Watchers>,
+    /// Run once between a read of the log and the look whether this is still the leader.
+    #[cfg(test)]
+    pub(super) between: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl std::fmt::Debug for Partition {
@@ -179,6 +192,8 @@ impl Partition {
             queued: AtomicBool::new(false),
             listed: AtomicBool::new(false),
             watchers: Mutex::default(),
+            #[cfg(test)]
+            between: Mutex::default(),
         })
     }
 
@@ -219,9 +234,19 @@ impl Partition {
             Some(follower) => self.plan_follower_read(request, follower)?,
             None => self.plan_read(request)?,
         };
+        if request.follower.is_some_and(|follower| follower.refused) {
+            self.suspect(request.offset);
+        }
         if let Some(reader) = reader.filter(|_| request.max_bytes > 0 || request.at_least_one) {
-            outcome.chunk =
-                reader.read(request.offset, request.max_bytes, upper, request.at_least_one).map_err(unreadable)?;
+            let read = reader.read(request.offset, request.max_bytes, upper, request.at_least_one);
+            if let Err(ReadError::Damaged(_)) = &read {
+                self.suspect(request.offset);
+            }
+            outcome.chunk = read.map_err(unreadable)?;
+            #[cfg(test)]
+            if let Some(between) = self.between.lock().take() {
+                between();
+            }
             if request.follower.is_some() {
                 // The bytes were read without the lock: a leader deposed meanwhile may have read its successor's.
                 leading(&self.state.lock(), request.current_leader_epoch)?;
@@ -234,7 +259,8 @@ impl Partition {
     fn plan_read(&self, request: &ReadRequest) -> Result<Planned, PartitionError> {
         let guard = self.state.lock();
         let log = nearby::readable(&guard, request)?;
-        let upper = if bugs::is(Bug::HighWatermarkJumps) { log.log_end() } else { guard.high_watermark };
+        let committed = if bugs::is(Bug::HighWatermarkJumps) { log.log_end() } else { guard.high_watermark };
+        let upper = guard.readable(log, request.offset, committed)?;
         let reader = (request.offset < upper).then(|| log.reader());
         Ok(Planned { outcome: guard.outcome(log), reader, upper })
     }
@@ -270,11 +296,14 @@ impl Partition {
         let effects = leader.on_follower_fetch(fetch, now, &NodePeers { node: &self.node, image: &image });
         let after = state.settle(effects);
         let log = state.log.as_ref().ok_or(PartitionError::NotHosted)?;
-        let upper = log.log_end();
+        // What is damaged must not become a follower's acked data.
+        let upper = state.readable(log, request.offset, log.log_end());
+        let (upper, refused) = upper.map_or_else(|error| (request.offset, Some(error)), |upper| (upper, None));
         let reader = (request.offset < upper).then(|| log.reader());
         let outcome = state.outcome(log);
         drop(guard);
         self.finish(after);
+        refused.map_or(Ok(()), Err)?;
         Ok(Planned { outcome, reader, upper })
     }
 

@@ -50,7 +50,8 @@ impl Affected {
             | Event::IsrChanged { partition, .. }
             | Event::ReassignmentBegan { partition, .. }
             | Event::ReassignmentCompleted { partition, .. }
-            | Event::ReassignmentCancelled { partition, .. } => {
+            | Event::ReassignmentCancelled { partition, .. }
+            | Event::ReplicaDamaged { partition, .. } => {
                 self.partitions.insert(*partition);
             }
             Event::TopicCreated { topic, partitions, .. } | Event::TopicDeleted { topic, partitions, .. } => {
@@ -120,6 +121,7 @@ impl Reconciler {
                     Err(RecvError::Closed) => return,
                 },
                 opened = self.opener.opened(ADOPTED_MAX) => self.adopt(opened).await,
+                () = self.inner.node.ready_released.notified() => self.tell_ready().await,
             }
         }
     }
@@ -328,7 +330,7 @@ impl Reconciler {
             self.strays_removed = true;
             self.remove_strays().await;
         }
-        if self.opening.is_empty() {
+        if self.opening.is_empty() && !self.inner.node.is_ready_held() {
             self.inner.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
         }
     }

@@ -1,5 +1,6 @@
 //! A partition's state, and how it takes up and lays down its roles.
 
+use super::damage::{Integrity, Reliance};
 use super::isr::Verdict;
 use super::leader::{Beginning, Effects, Ends, LeaderState};
 use super::node::{Counted, NodePeers};
@@ -9,7 +10,7 @@ use super::watcher::Change;
 use crate::config::topic::{Durability, TopicConfig};
 use crate::ids::*;
 use crate::log::flush::{FlushTask, Flushable};
-use crate::log::partition_log::{Chunk, LogConfig, PartitionLog};
+use crate::log::partition_log::{Chunk, Damage, LogConfig, PartitionLog};
 use crate::metadata::command::IsrProposal;
 use crate::metadata::image::Image;
 use crate::metadata::image::topics::Partition as PartitionImage;
@@ -40,6 +41,9 @@ pub(super) struct State {
     pub durability: Durability,
     pub parked: Parked,
     pub counted: Counted,
+    pub integrity: Integrity,
+    /// What the leader last sent was refused as damaged.
+    pub refused: bool,
 }
 
 /// Where a partition stands, for those who follow its roles.
@@ -111,6 +115,8 @@ impl State {
             durability,
             parked: Parked::default(),
             counted: Counted::default(),
+            integrity: Integrity::default(),
+            refused: false,
         }
     }
 
@@ -127,6 +133,12 @@ impl State {
     }
 
     pub fn outcome(&self, log: &PartitionLog) -> ReadOutcome {
+        let (start, end) = (log.log_start(), log.log_end());
+        assert!(
+            start <= self.high_watermark && self.high_watermark <= end,
+            "log start {start} ≤ high watermark {} ≤ log end {end}",
+            self.high_watermark
+        );
         ReadOutcome {
             chunk: Chunk::default(),
             high_watermark: self.high_watermark,
@@ -156,14 +168,16 @@ impl State {
         self.parked.take_all().into_iter().map(|reply| (reply, error())).collect()
     }
 
-    fn count(&mut self) -> (Counted, Counted) {
+    pub fn count(&mut self) -> (Counted, Counted) {
+        let damaged = self.log.as_ref().is_some_and(|log| log.damage().is_some());
         let now = match &self.role {
             Role::Leader(leader) => Counted {
                 leader: true,
                 under_replicated: leader.is_under_replicated(),
                 under_min_isr: !leader.has_min_isr(),
+                damaged,
             },
-            Role::Follower | Role::Stopped => Counted::default(),
+            Role::Follower | Role::Stopped => Counted { damaged, ..Counted::default() },
         };
         (std::mem::replace(&mut self.counted, now), now)
     }
@@ -198,6 +212,7 @@ impl Partition {
         state.leader_epoch = view.leader_epoch;
         state.partition_epoch = view.partition_epoch;
         state.unclean_epoch = view.unclean_epoch;
+        state.integrity.reliance = Reliance::of(view, self.node.broker);
         let standing = state.standing();
         let (from, to) = state.count();
         drop(guard);
@@ -215,6 +230,10 @@ impl Partition {
             after.failed = state.fail_parked(|| PartitionError::NotLeader(hint));
         }
         let Some(log) = state.log.as_mut() else { return after };
+        if log.damage().is_some_and(Damage::is_cut) {
+            // Chosen in spite of what it lost, and what it appends now goes there.
+            log.forget_damage();
+        }
         // Rule 4: nothing is appended before the epoch's start is written down.
         if let Err(error) = log.begin_epoch(view.leader_epoch) {
             tracing::error!(partition = ?self, %error, "cannot lead: the epoch could not be written; check the disk");
@@ -358,6 +377,7 @@ fn follow(state: &mut State, view: &PartitionImage, me: BrokerId) -> Afterwards 
     let fell_out = state.in_sync && !view.isr.contains(&me);
     let changed = fell_out || hint != state.hint() || matches!(state.role, Role::Leader(_));
     state.role = Role::Follower;
+    state.refused &= !changed;
     let failed = state.fail_parked(|| PartitionError::NotLeader(hint));
     Afterwards { failed, epoch: changed, ..Afterwards::default() }
 }

@@ -1,7 +1,8 @@
 //! For tests: replicas over real logs, images made by hand, batches as clients send them.
 
+use super::damage::Word;
 use super::follower::{Fetched, FollowError, ReplicaConfig};
-use super::node::{Node, Proposed};
+use super::node::{Node, Proposed, Queues};
 use super::partition::{FollowerState, HighWatermarkWait, Partition, PartitionError, ReadRequest};
 use super::role::{Standing, log_config};
 use super::synced::sync_all;
@@ -15,7 +16,9 @@ use crate::metadata::image::Image;
 use crate::metadata::image::brokers::Broker;
 use crate::metadata::image::topics::{Partition as PartitionImage, Topic};
 use crate::platform::clock;
+use crate::platform::disk::{self, File};
 use crate::records::ValidBatches;
+use crate::records::batch::batches;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +29,30 @@ pub(super) fn id() -> TopicPartition {
     TopicPartition::new(TopicId(Uuid::from_u128(9)), 0)
 }
 
+/// Flips a bit on the disk, in the records or the header of the batch that holds `offset`.
+pub(super) fn flip(partition: &Partition, offset: i64, header: bool) {
+    let folder = partition.state.lock().log.as_ref().expect("it runs").folder().to_path_buf();
+    for entry in disk::list(&folder).unwrap().into_iter().filter(|e| e.name.ends_with(".log")) {
+        let path = folder.join(entry.name);
+        let bytes = disk::read_file(&path).unwrap().unwrap();
+        for at in batches(&bytes).map_while(Result::ok) {
+            if at.header.base_offset.0 <= offset && offset <= at.header.last_offset().0 {
+                let position = if header { at.position + 16 } else { at.position + at.size - 3 };
+                File::open(&path).unwrap().write_at(&[bytes[position] ^ 1], position as u64).unwrap();
+                return;
+            }
+        }
+    }
+    panic!("no batch holds {offset}");
+}
+
 /// One batch of `values`, as a client sends it.
 pub(super) fn batch(values: &[&str]) -> ValidBatches {
+    batch_of(values, (-1, -1, -1))
+}
+
+/// Of an idempotent producer: its id, epoch and sequence.
+pub(super) fn batch_of(values: &[&str], producer: (i64, i16, i32)) -> ValidBatches {
     fn zigzag(buf: &mut BytesMut, value: i64) {
         let mut rest = ((value << 1) ^ (value >> 63)) as u64;
         while rest >= 0x80 {
@@ -42,9 +67,9 @@ pub(super) fn batch(values: &[&str]) -> ValidBatches {
     checked.put_i32(values.len() as i32 - 1);
     checked.put_i64(now);
     checked.put_i64(now);
-    checked.put_i64(-1);
-    checked.put_i16(-1);
-    checked.put_i32(-1);
+    checked.put_i64(producer.0);
+    checked.put_i16(producer.1);
+    checked.put_i32(producer.2);
     checked.put_i32(values.len() as i32);
     for (delta, value) in (0..).zip(values) {
         let mut record = BytesMut::new();
@@ -122,6 +147,7 @@ pub(super) struct Replica {
     pub node: Arc<Node>,
     pub partition: Arc<Partition>,
     pub proposals: mpsc::UnboundedReceiver<Proposed>,
+    pub words: mpsc::UnboundedReceiver<Word>,
     _folder: tempfile::TempDir,
 }
 
@@ -130,11 +156,11 @@ impl Replica {
         let folder = tempfile::tempdir().unwrap();
         let config = topic_config(durability);
         let log = LogFolder::open(folder.path(), true).unwrap().log(id(), "t", log_config(&config)).unwrap();
-        let (node, proposals) =
+        let (node, Queues { proposals, words }) =
             Node::new(BrokerId(broker), ReplicaConfig::default(), Flusher::start(1), Arc::default());
         node.set_epoch(BrokerEpoch(i64::from(broker) + 100));
         let partition = Partition::new(node.clone(), id(), "t".into(), log, Offset::ZERO, &config);
-        Replica { node, partition, proposals, _folder: folder }
+        Replica { node, partition, proposals, words, _folder: folder }
     }
 
     pub fn show(&self, image: &Image) -> Standing {
@@ -167,6 +193,7 @@ impl Replica {
                 broker_epoch: self.node.epoch(),
                 last_fetched_epoch: position.last_fetched_epoch,
                 log_start: position.log_start,
+                refused: position.refused,
             }),
         };
         let outcome = match leader.partition.read(&request) {

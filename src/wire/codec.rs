@@ -5,6 +5,10 @@
 //! response frame: correlation id i32 · [tagged fields] · body
 //! ```
 
+/// A tagged field of ours in a Fetch's partition, sent by followers: what came from this offset before was damaged. Far
+/// above any tag that Kafka's schemas use.
+pub const FETCH_REFUSED_TAG: i32 = 10_000;
+
 use super::guard::{self, GuardError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::ApiKey;

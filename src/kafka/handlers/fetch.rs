@@ -20,6 +20,7 @@ use crate::metadata::image::topics::Topic;
 use crate::platform::{clock, random};
 use crate::replica::partition::{FollowerState, LeaderHint, PartitionError, ReadOutcome, ReadRequest};
 use crate::replica::watcher::Watcher;
+use crate::wire::codec::FETCH_REFUSED_TAG;
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::{
     EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
@@ -192,6 +193,7 @@ fn update(session: &mut Session, version: i16, request: &FetchRequest) -> Vec<An
                 current_leader_epoch: LeaderEpoch(asked.current_leader_epoch),
                 last_fetched_epoch: LeaderEpoch(asked.last_fetched_epoch),
                 log_start: Offset(asked.log_start_offset),
+                refused: asked.unknown_tagged_fields.contains_key(&FETCH_REFUSED_TAG),
             };
             session.put(key.clone(), asked.partition, wish);
         }
@@ -297,6 +299,7 @@ impl Gathering<'_> {
                 broker_epoch: epoch,
                 last_fetched_epoch: entry.wish.last_fetched_epoch,
                 log_start: entry.wish.log_start,
+                refused: entry.wish.refused,
             }),
         };
         let request = ReadRequest {

@@ -29,6 +29,8 @@ pub struct Wish {
     pub current_leader_epoch: LeaderEpoch,
     pub last_fetched_epoch: LeaderEpoch,
     pub log_start: Offset,
+    /// A follower says that what it was sent from here before was damaged.
+    pub refused: bool,
 }
 
 /// What the fetcher was last told besides records.
@@ -165,6 +167,7 @@ pub(super) fn wish(offset: i64) -> Wish {
         max_bytes: 1_000,
         current_leader_epoch: LeaderEpoch::NONE,
         last_fetched_epoch: LeaderEpoch::NONE,
+        refused: false,
         log_start: Offset(-1),
     }
 }

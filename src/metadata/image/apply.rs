@@ -2,6 +2,7 @@
 
 mod brokers;
 mod configs;
+mod damage;
 mod elections;
 mod groups;
 mod isr;
@@ -56,6 +57,7 @@ impl Image {
             Command::FormCluster { cluster_id } => change.form_cluster(*cluster_id),
             Command::AlterReassignments { changes } => Ok(change.alter_reassignments(changes)),
             Command::SetDraining { broker, draining } => change.set_draining(*broker, *draining),
+            Command::ReportDamage { broker, epoch, reports } => change.report_damage(*broker, *epoch, reports),
         };
         let events = change.events;
         Applied { answer: answer.unwrap_or_else(Answer::Refused), events }

@@ -42,7 +42,7 @@ impl StateMachine {
     fn apply_one(&mut self, entry: Entry, events: &mut Vec<IndexedEvent>) -> Answer {
         let index = RaftIndex(entry.log_id.index);
         self.last_applied = Some(entry.log_id);
-        match entry.payload {
+        let answer = match entry.payload {
             EntryPayload::Normal(command) => {
                 let applied = self.image.apply(index, &command);
                 events.extend(applied.events.into_iter().map(|event| IndexedEvent { index, event }));
@@ -57,7 +57,9 @@ impl StateMachine {
                 self.image.index = index;
                 Answer::Done
             }
-        }
+        };
+        self.publisher.hash_in_turn(&self.image);
+        answer
     }
 }
 

@@ -3,9 +3,10 @@
 use super::*;
 use crate::config::topic::Durability;
 use crate::platform::network::{self, TcpListener, TcpStream};
+use crate::replica::damage::Word;
 use crate::replica::fetchers::Fetchers;
 use crate::replica::partition::{FollowerState, PartitionError, ReadRequest};
-use crate::replica::testing::{Replica, answer, batch, image_at};
+use crate::replica::testing::{Replica, answer, batch, flip, image_at};
 use crate::replica::watcher::Watcher;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::fetch_response::{EpochEndOffset, FetchableTopicResponse};
@@ -48,6 +49,7 @@ async fn serve_one(mut stream: TcpStream, leader: Arc<Partition>) {
                     broker_epoch: BrokerEpoch(request.replica_state.replica_epoch),
                     last_fetched_epoch: LeaderEpoch(partition.last_fetched_epoch),
                     log_start: Offset(partition.log_start_offset),
+                    refused: partition.unknown_tagged_fields.contains_key(&crate::wire::codec::FETCH_REFUSED_TAG),
                 }),
             });
         }
@@ -172,4 +174,16 @@ async fn what_must_be_followed_at_once_interrupts_a_parked_fetch() {
     }
     let ends: Vec<i64> = pair.followers.iter().map(|(follower, _)| follower.end()).collect();
     assert_eq!(ends, vec![20, 20]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_was_sent_damaged_bytes_says_so() {
+    let mut pair = start(Durability::PageCache).await;
+    pair.show_leader(0);
+    pair.leader.partition.append(&batch(&["a"]), 1).unwrap();
+    flip(&pair.leader.partition, 0, false);
+    pair.show_followers(0, Durability::PageCache);
+    let word = tokio::time::timeout(Duration::from_secs(10), pair.leader.words.recv()).await.expect("it is told");
+    assert!(matches!(word, Some(Word::Suspect(_, Offset(0)))));
+    assert!(pair.followers.iter().all(|(follower, _)| follower.end() == 0), "what is damaged is not taken");
 }

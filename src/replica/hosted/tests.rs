@@ -8,7 +8,7 @@ use crate::metadata::raft::types::RaftNodeId;
 use crate::platform::random;
 use crate::replica::follower::ReplicaConfig;
 use crate::replica::partition::PartitionError;
-use crate::replica::testing::{answer, batch};
+use crate::replica::testing::{answer, batch, flip};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -67,6 +67,10 @@ fn registration() -> BrokerRegistration {
 }
 
 fn hosted(folder: &Path, quorum: &Quorum) -> Hosted {
+    hosted_with(folder, quorum, ReplicaConfig::default())
+}
+
+fn hosted_with(folder: &Path, quorum: &Quorum, config: ReplicaConfig) -> Hosted {
     let listener =
         crate::config::broker::ListenerConfig { name: "x".into(), bind: "x:1".into(), advertised: "x:1".into() };
     let node = NodeConfig {
@@ -88,7 +92,7 @@ fn hosted(folder: &Path, quorum: &Quorum) -> Hosted {
         folder: LogFolder::open(folder, true).unwrap(),
         flusher: Flusher::start(2),
         controller: Arc::new(NoController),
-        config: ReplicaConfig::default(),
+        config,
         node: Arc::new(node),
     })
 }
@@ -172,5 +176,49 @@ async fn a_topic_is_created_served_deleted_and_survives_a_restart() {
     stop.send(true).unwrap();
     running.await.unwrap();
     assert!(second.close());
+    quorum.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_keeps_the_marks_of_logs_that_are_not_open_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let quorum = quorum(folder.path()).await;
+    let hosted = hosted(folder.path(), &quorum);
+    let id = TopicPartition::new(TopicId(random::uuid()), 3);
+    hosted.inner.marks_before.lock().insert(id, Offset(42));
+    hosted.inner.store_high_watermarks();
+    assert_eq!(hosted.inner.folder.load_high_watermarks().unwrap().get(&id), Some(&Offset(42)));
+    quorum.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scrub_finds_what_nobody_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let quorum = quorum(folder.path()).await;
+    let epoch = register(&quorum).await;
+    let interval = Duration::from_millis(50);
+    let config =
+        ReplicaConfig { scrub_interval: interval, scrub_bytes_per_second: 1 << 30, ..ReplicaConfig::default() };
+    let hosted = hosted_with(folder.path(), &quorum, config);
+    hosted.set_broker_epoch(epoch);
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn({
+        let hosted = hosted.clone();
+        async move { hosted.run(stopped).await }
+    });
+    tokio::time::timeout(LONG, hosted.ready().wait_for(|r| *r)).await.unwrap().unwrap();
+    propose(&quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch }).await;
+    let t = topic("t", 3);
+    propose(&quorum, Command::CreateTopics { topics: vec![t.clone()] }).await;
+    until("all lead", || hosted.gauges().leaders() == 3).await;
+    let partition = hosted.get(TopicPartition::new(t.id, 1)).unwrap();
+    for value in ["x", "y"] {
+        answer(partition.append(&batch(&[value]), -1).unwrap().wait).await.unwrap();
+    }
+    assert_eq!(hosted.gauges().damaged(), 0);
+    flip(&partition, 1, false);
+    until("it is found", || hosted.gauges().damaged() == 1).await;
+    stop.send(true).unwrap();
+    running.await.unwrap();
     quorum.shutdown().await;
 }

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::config::topic::Durability;
+use crate::log::flush::Flushable;
 use crate::replica::follower::FollowError;
 use crate::replica::role::Standing;
-use crate::replica::testing::{Replica, answer, batch, image, three};
+use crate::replica::testing::{Replica, answer, batch, batch_of, image, three};
 use futures::FutureExt;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,6 +135,7 @@ async fn a_follower_of_an_older_registration_is_not_known() {
             broker: BrokerId(2),
             broker_epoch: BrokerEpoch(101),
             last_fetched_epoch: LeaderEpoch::NONE,
+            refused: false,
             log_start: Offset::ZERO,
         }),
     };
@@ -161,4 +163,77 @@ async fn a_follower_below_the_leaders_start_begins_anew_even_inside_a_batch() {
     two.fetch(&one).await.unwrap();
     assert_eq!(two.partition.status().log_start, Offset(1));
     assert!(matches!(one.partition.delete_records(Offset(5)), Err(PartitionError::OutOfRange { .. })));
+}
+
+#[tokio::test]
+async fn a_follower_takes_nothing_of_a_newer_epoch_than_it_follows() {
+    let [one, two, three] = three(Durability::PageCache);
+    let newer = image(2, &[2, 3], 1, 1, None);
+    two.show(&newer);
+    two.partition.append(&batch(&["x"]), 1).unwrap();
+    // A leader of epoch 0, deposed while it read, sends what its successor wrote.
+    let request = ReadRequest {
+        any_replica: false,
+        offset: Offset::ZERO,
+        max_bytes: 1024,
+        at_least_one: true,
+        current_leader_epoch: LeaderEpoch(1),
+        read_committed: false,
+        follower: Some(FollowerState {
+            broker: BrokerId(3),
+            broker_epoch: BrokerEpoch(103),
+            last_fetched_epoch: LeaderEpoch::NONE,
+            log_start: Offset::ZERO,
+            refused: false,
+        }),
+    };
+    let records = two.partition.read(&request).unwrap().chunk.bytes;
+    assert!(!records.is_empty());
+    let fetched = crate::replica::follower::Fetched { records, high_watermark: Offset(0), log_start: Offset(0) };
+    let refused = three.partition.on_fetched(LeaderEpoch(0), fetched);
+    assert!(matches!(refused, Err(FollowError::NewerEpoch { .. })), "{refused:?}");
+    assert_eq!((three.end(), one.end()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_leader_deposed_while_it_reads_answers_nothing() {
+    let [one, two, three] = three(Durability::PageCache);
+    one.partition.append(&batch(&["a"]), 1).unwrap();
+    two.catch_up(&one).await;
+    let (deposed, newer) = (one.partition.clone(), image(2, &[2, 3], 1, 1, None));
+    *one.partition.between.lock() = Some(Box::new(move || {
+        deposed.apply(&newer, clock::now());
+    }));
+    let request = ReadRequest {
+        any_replica: false,
+        offset: Offset::ZERO,
+        max_bytes: 1024,
+        at_least_one: true,
+        current_leader_epoch: LeaderEpoch(0),
+        read_committed: false,
+        follower: Some(FollowerState {
+            broker: BrokerId(3),
+            broker_epoch: BrokerEpoch(103),
+            last_fetched_epoch: LeaderEpoch::NONE,
+            log_start: Offset::ZERO,
+            refused: false,
+        }),
+    };
+    assert!(matches!(one.partition.read(&request), Err(PartitionError::FencedEpoch(_))));
+    assert_eq!(three.end(), 0);
+}
+
+#[tokio::test]
+async fn a_retry_queues_the_flush_that_failed_in_passing() {
+    let [one, _two, _three] = three(Durability::Sync);
+    // Nobody flushes but this test.
+    one.node.flusher.stop();
+    let records = batch_of(&["a"], (7, 0, 0));
+    one.partition.append(&records, -1).unwrap();
+    assert!(one.partition.queued.load(Ordering::Acquire));
+    // Too many open files, say: begun, and nothing came of it.
+    drop(one.partition.begin_flush().expect("there is something to flush"));
+    assert!(!one.partition.queued.load(Ordering::Acquire));
+    assert!(one.partition.append(&records, -1).unwrap().appended.duplicate);
+    assert!(one.partition.queued.load(Ordering::Acquire), "the retry waits for a flush, so it asks for one");
 }

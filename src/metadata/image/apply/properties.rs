@@ -47,6 +47,11 @@ enum Wish {
         leader: i32,
         unclean: bool,
     },
+    Damage {
+        topic: u8,
+        partition: i32,
+        broker: i32,
+    },
     MinIsr {
         topic: Option<u8>,
         value: Option<u8>,
@@ -98,6 +103,8 @@ fn wish() -> impl Strategy<Value = Wish> {
             .prop_map(|(topic, partition, replicas)| Wish::Move { topic, partition, replicas }),
         5 => (topic.clone(), 0..3i32).prop_map(|(topic, partition)| Wish::AllJoin { topic, partition }),
         2 => (one.clone(), any::<bool>()).prop_map(|(broker, draining)| Wish::Drain { broker, draining }),
+        2 => (topic.clone(), 0..3i32, one.clone())
+            .prop_map(|(topic, partition, broker)| Wish::Damage { topic, partition, broker }),
         3 => (topic.clone(), 0..3i32, one, any::<bool>())
             .prop_map(|(topic, partition, leader, unclean)| Wish::Elect { topic, partition, leader, unclean }),
         2 => (prop::option::of(topic), prop::option::of(0..5u8)).prop_map(|(topic, value)| Wish::MinIsr { topic, value }),
@@ -179,6 +186,15 @@ fn command(image: &Image, index: u64, wish: &Wish) -> Command {
                 reason: if *unclean { ElectionReason::Unclean } else { ElectionReason::Preferred },
             }],
         },
+        Wish::Damage { topic, partition, broker } => Command::ReportDamage {
+            broker: BrokerId(*broker),
+            epoch: epoch(*broker),
+            reports: vec![DamageReport {
+                partition: place(*topic, *partition),
+                leader_epoch: image.partition(place(*topic, *partition)).map_or(LeaderEpoch(0), |p| p.leader_epoch),
+                from: Offset(7),
+            }],
+        },
         Wish::MinIsr { topic, value } => Command::SetConfigs {
             changes: vec![ConfigChange {
                 resource: topic.map_or(ConfigResource::BrokerDefault, |t| ConfigResource::Topic(name(t))),
@@ -219,6 +235,17 @@ proptest! {
 
     #[test]
     fn any_history_is_consistent_and_repeats_itself(wishes in prop::collection::vec(wish(), 1..80)) {
+        // Most of what may go wrong needs brokers that are alive, and partitions on them.
+        let mut all: Vec<Wish> = (1..=4)
+            .flat_map(|broker| {
+                let folder = 0;
+                [Wish::Register { broker, clean: true, boot: 0, folder, disk_failed: false }, Wish::Unfence(broker)]
+            })
+            .collect();
+        let assignments = vec![vec![1, 2, 3], vec![2, 4]];
+        all.push(Wish::Create { topic: 0, assignments, page_cache: false });
+        all.extend(wishes);
+        let wishes = all;
         let mut image = Image::default();
         // The other applies what went over the wire, and once is brought up from a snapshot.
         let mut other = Image::default();
@@ -234,7 +261,19 @@ proptest! {
                     prop_assert_ne!(before.partition(place), image.partition(place), "an event of no change");
                 }
             }
-            check_epochs(&before, &image)?;
+            let damage = match &command {
+                Command::ReportDamage { broker, reports, .. } => Some((*broker, reports[0].partition)),
+                _ => None,
+            };
+            let asked = matches!(command, Command::AlterReassignments { .. });
+            check_epochs(&before, &image, damage, asked)?;
+            if let (Some((broker, place)), Answer::Elections(results)) = (damage, &applied.answer)
+                && results[0].is_ok()
+                && let Some(new) = image.partition(place)
+            {
+                let relied_on = new.isr.contains(&broker) || new.elr.contains(&broker) || new.leader == Some(broker);
+                prop_assert!(!relied_on, "a damaged copy is relied on: {:?}", new);
+            }
 
             let sent: Command = decode_message(&encode_message(&command).unwrap()).unwrap();
             prop_assert_eq!(&sent, &command);
@@ -252,7 +291,12 @@ proptest! {
 
 /// Invariants over one command: epochs only grow, any change moves the partition epoch, a new leader a new leader epoch,
 /// and only an unclean election takes a leader from outside ISR and ELR.
-fn check_epochs(before: &Image, after: &Image) -> Result<(), TestCaseError> {
+fn check_epochs(
+    before: &Image,
+    after: &Image,
+    damage: Option<(BrokerId, TopicPartition)>,
+    asked_to_move: bool,
+) -> Result<(), TestCaseError> {
     for topic in before.topics.values() {
         for (number, old) in (0..).zip(topic.partitions.iter()) {
             let Some(new) = after.partition(TopicPartition::new(topic.id, number)) else { continue };
@@ -261,11 +305,15 @@ fn check_epochs(before: &Image, after: &Image) -> Result<(), TestCaseError> {
             }
             prop_assert!(new.partition_epoch == old.partition_epoch.next(), "{:?} to {:?}", old, new);
             let someone_left = old.replicas.iter().any(|b| !new.replicas.contains(b));
-            prop_assert_eq!(new.leader_epoch != old.leader_epoch, new.leader != old.leader || someone_left);
-            check_move(old, new, after.effective_min_isr(&topic.name, new.counted_replicas()))?;
+            // Damage renews the epoch of a leader that stays, so that it forgets what it knew of the damaged copy.
+            let renewed = damage.is_some() && new.leader.is_some();
+            prop_assert_eq!(new.leader_epoch != old.leader_epoch, renewed || new.leader != old.leader || someone_left);
+            check_move(old, new, after.effective_min_isr(&topic.name, new.counted_replicas()), asked_to_move)?;
             prop_assert!(new.leader_epoch == old.leader_epoch || new.leader_epoch == old.leader_epoch.next());
             if let Some(leader) = new.leader.filter(|_| new.leader != old.leader) {
-                let clean = old.isr.contains(&leader) || old.elr.contains(&leader);
+                // The proposal that completes a move brings the heir into the ISR in the same command.
+                let moved = old.adding().contains(&leader) && new.reassignment.is_none();
+                let clean = old.isr.contains(&leader) || old.elr.contains(&leader) || moved;
                 prop_assert!(clean || new.unclean_epoch == Some(new.leader_epoch), "{:?} to {:?}", old, new);
             }
         }
@@ -275,7 +323,7 @@ fn check_epochs(before: &Image, after: &Image) -> Result<(), TestCaseError> {
 
 /// Rule 12: a replica that is in sync leaves the set only beside enough others, all that were to be added are in sync when
 /// a move is complete, and cancelling puts back what was.
-fn check_move(old: &Partition, new: &Partition, min_isr: usize) -> Result<(), TestCaseError> {
+fn check_move(old: &Partition, new: &Partition, min_isr: usize, asked: bool) -> Result<(), TestCaseError> {
     let Some(reassignment) = &old.reassignment else { return Ok(()) };
     if new.reassignment.is_some() {
         return Ok(());
@@ -285,7 +333,8 @@ fn check_move(old: &Partition, new: &Partition, min_isr: usize) -> Result<(), Te
         prop_assert!(old.isr.is_empty() || !kept.is_empty(), "{:?} to {:?}", old, new);
         return Ok(());
     }
-    prop_assert!(reassignment.removing.iter().all(|b| !new.replicas.contains(b)));
+    // Another target asked for may be complete at once; then others were to leave than before.
+    prop_assert!(asked || reassignment.removing.iter().all(|b| !new.replicas.contains(b)));
     let added = reassignment.adding.iter().filter(|b| new.replicas.contains(b));
     prop_assert!(added.into_iter().all(|b| new.isr.contains(b)), "added, not in sync: {:?} to {:?}", old, new);
     prop_assert!(new.isr.len() >= min_isr, "too few left in sync: {:?} to {:?}", old, new);

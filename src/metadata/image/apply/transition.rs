@@ -18,6 +18,8 @@ pub struct Next {
     pub unclean: bool,
     /// Another replica set; `isr` and `leader` are of this one.
     pub replicas: Option<ReplicaSet>,
+    /// A new leader epoch even if the leader stays: what it knew of its followers counts no more.
+    pub renewed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub struct ReplicaSet {
 
 impl Next {
     pub fn new(isr: Vec<BrokerId>, leader: Option<BrokerId>) -> Next {
-        Next { isr, leader, lost: Vec::new(), unclean: false, replicas: None }
+        Next { isr, leader, lost: Vec::new(), unclean: false, replicas: None, renewed: false }
     }
 }
 
@@ -37,10 +39,10 @@ impl Next {
 /// does a replica that leaves the set, since a fetch of its old log, delayed until it is a replica again with an empty one,
 /// must not count. `min_isr` gives the effective minimum of a replica count.
 pub fn settle(old: &Partition, next: Next, min_isr: impl Fn(usize) -> usize) -> Partition {
-    let Next { isr, leader, lost, unclean, replicas } = next;
+    let Next { isr, leader, lost, unclean, replicas, renewed } = next;
     let ReplicaSet { replicas, reassignment } = replicas.unwrap_or_else(|| set_of(old));
     let min_isr = min_isr(counted_replicas(&replicas, reassignment.as_deref()));
-    let next = Next { isr, leader, lost, unclean, replicas: None };
+    let next = Next { isr, leader, lost, unclean, replicas: None, renewed };
     let in_order = |keep: &dyn Fn(BrokerId) -> bool| replicas.iter().copied().filter(|b| keep(*b)).collect();
     let isr: Vec<BrokerId> = in_order(&|b| next.isr.contains(&b));
     assert_eq!(isr.len(), next.isr.len(), "an ISR holds replicas only, each once");
@@ -51,7 +53,8 @@ pub fn settle(old: &Partition, next: Next, min_isr: impl Fn(usize) -> usize) -> 
         in_order(&|b| (old.elr.contains(&b) || old.isr.contains(&b)) && !isr.contains(&b) && !next.lost.contains(&b))
     };
     let someone_left = old.replicas.iter().any(|b| !replicas.contains(b));
-    let new_epoch = next.leader != old.leader || next.unclean || someone_left;
+    let renewed = next.renewed && next.leader.is_some();
+    let new_epoch = next.leader != old.leader || next.unclean || someone_left || renewed;
     let leader_epoch = if new_epoch { old.leader_epoch.next() } else { old.leader_epoch };
     let changed =
         new_epoch || isr != old.isr || elr != old.elr || replicas != old.replicas || reassignment != old.reassignment;
@@ -140,6 +143,26 @@ pub fn drain(old: &Partition, broker: BrokerId, image: &Image) -> Option<Next> {
     let in_sync = old.replicas.iter().copied().filter(|b| *b != broker && old.isr.contains(b));
     let heir = heir(in_sync, image).filter(|b| !image.is_draining(*b))?;
     Some(Next::new(old.isr.clone(), Some(heir)))
+}
+
+/// After `broker` found its copy damaged: it leaves ISR and ELR, and hands its leadership to an in-sync replica, or where
+/// there is none to a live eligible one. The epoch is renewed in any case: what a leader knew of the damaged follower
+/// must not bring it back before it has cut the damage off. `None`: nobody else holds what was acked.
+pub fn damaged(old: &Partition, broker: BrokerId, image: &Image) -> Option<Next> {
+    let others: Vec<BrokerId> = old.isr.iter().copied().filter(|b| *b != broker).collect();
+    let first = |of: &[BrokerId]| heir(old.replicas.iter().copied().filter(|b| of.contains(b)), image);
+    let eligible: Vec<BrokerId> = old.elr.iter().copied().filter(|b| *b != broker).collect();
+    let (isr, leader) = match old.leader {
+        Some(leader) if leader != broker => (others, Some(leader)),
+        Some(_) => match first(&others) {
+            Some(heir) => (others, Some(heir)),
+            None => first(&eligible).map(|heir| (vec![heir], Some(heir)))?,
+        },
+        // Whoever comes back first of the others leads.
+        None if others.is_empty() && eligible.is_empty() => return None,
+        None => (others, None),
+    };
+    Some(Next { lost: vec![broker], renewed: true, ..Next::new(isr, leader) })
 }
 
 /// A person's or the controller's choice of `leader`, clean if it is in the ISR, or in the ELR of a partition without a

@@ -1,0 +1,219 @@
+//! Bits that flip on the disk: found wherever they are, cut off when asked, and never forgotten in between.
+
+use crate::ids::*;
+use crate::log::folder::LogFolder;
+use crate::log::partition_log::{Checked, Cursor, Damage, LogConfig, PartitionLog};
+use crate::log::testing::{Batch, batches_in, config, open, valid};
+use crate::platform::disk::{self, File};
+use std::path::Path;
+
+const ALL: Offset = Offset(i64::MAX);
+
+fn small() -> LogConfig {
+    LogConfig { segment_bytes: 600, index_interval_bytes: 100, ..config() }
+}
+
+fn append(log: &mut PartitionLog, records: i32) {
+    log.append_as_leader(&valid(Batch::at(0).records(records).value(vec![7; 60]).bytes()), LeaderEpoch(2), 0).unwrap();
+}
+
+/// Twelve batches of two records in several segments.
+fn write(folder: &LogFolder) -> PartitionLog {
+    let mut log = open(folder, small());
+    for _ in 0..12 {
+        append(&mut log, 2);
+    }
+    assert!(log.segments.len() > 2);
+    log
+}
+
+/// Flips one bit of the byte at `position`.
+fn flip(path: &Path, position: u64) {
+    let file = File::open(path).unwrap();
+    let mut byte = [0];
+    file.read_at(&mut byte, position).unwrap();
+    file.write_at(&[byte[0] ^ 4], position).unwrap();
+}
+
+/// A whole pass in small steps.
+fn pass(log: &PartitionLog, step: u64) -> Option<Damage> {
+    let (reader, mut cursor, mut bytes) = (log.reader(), Cursor::default(), 0);
+    for _ in 0..1_000 {
+        let Checked { next, bytes: read, damage } = reader.check(cursor, ALL, step).unwrap();
+        bytes += read;
+        match next {
+            Some(next) => cursor = next,
+            None => {
+                let whole = log.log_start() > Offset(0) || bytes == log.size_bytes();
+                assert!(damage.is_some() || whole, "a pass looks at every byte once");
+                return damage;
+            }
+        }
+    }
+    panic!("a pass ends")
+}
+
+#[test]
+fn every_flipped_bit_is_found_and_only_its_batch_is_given_up() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let log = write(&folder);
+    for step in [1, 200, 1 << 20] {
+        assert_eq!(pass(&log, step), None, "a good log is good, in steps of {step}");
+    }
+    let segment = &log.segments[1];
+    let path = segment.log.path();
+    let bytes = disk::read_file(&path).unwrap().unwrap();
+    let end = log.segments[2].base;
+    for batch in batches_in(&bytes[..segment.size() as usize]) {
+        for at in 0..batch.size as u64 {
+            // The leader epoch lies outside the CRC: of it only an order that runs backwards shows.
+            if (12..16).contains(&at) {
+                continue;
+            }
+            flip(&path, batch.position as u64 + at);
+            let damage = pass(&log, 1 << 20).unwrap_or_else(|| panic!("byte {at} of {:?} unnoticed", batch.header));
+            assert_eq!(damage.from, batch.header.base_offset, "byte {at}");
+            let next = batch.header.end_offset();
+            assert!(damage.to == next || damage.to == end, "byte {at}: {damage:?}");
+            // In the records themselves nothing else is lost.
+            assert!(at < 61 || damage.to == next, "byte {at}: {damage:?}");
+            flip(&path, batch.position as u64 + at);
+        }
+    }
+    assert_eq!(pass(&log, 1 << 20), None);
+}
+
+#[test]
+fn known_damage_outlives_a_restart_and_is_cut_when_told() {
+    for (what, byte) in [("records", 70), ("a header", 16), ("a length", 8)] {
+        let data = tempfile::tempdir().unwrap();
+        let folder = LogFolder::open(data.path(), false).unwrap();
+        let mut log = write(&folder);
+        let place = log.segments[1].locate(log.segments[1].base + 3).unwrap().unwrap();
+        let from = place.header.base_offset;
+        flip(&log.segments[1].log.path(), place.position + byte);
+        let damage = pass(&log, 1 << 20).unwrap();
+        assert_eq!(damage.from, from, "{what}");
+        log.note_damage(damage.clone());
+        log.close().unwrap();
+        drop((log, folder));
+
+        let folder = LogFolder::open(data.path(), true).unwrap();
+        let mut log = open(&folder, small());
+        assert_eq!(log.damage(), Some(&damage), "{what}");
+        assert_eq!(log.log_end(), Offset(24), "opening cuts nothing");
+        assert_eq!(log.cut_damage().unwrap(), from);
+        assert_eq!((log.log_end(), log.durable_end(), log.damage()), (from, from, None), "{what}");
+        assert_eq!(pass(&log, 1 << 20), None);
+        append(&mut log, 2);
+        log.close().unwrap();
+        drop((log, folder));
+        let folder = LogFolder::open(data.path(), true).unwrap();
+        let log = open(&folder, small());
+        assert_eq!((log.log_end(), log.damage()), (from + 2, None), "{what}");
+    }
+}
+
+#[test]
+fn damage_at_the_very_start_begins_the_copy_anew() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let mut log = write(&folder);
+    log.advance_log_start(Offset(1)).unwrap();
+    flip(&log.segments[0].log.path(), 16);
+    let damage = pass(&log, 1 << 20).unwrap();
+    assert_eq!(damage.from, Offset(0));
+    log.note_damage(damage);
+    assert_eq!(log.cut_damage().unwrap(), Offset(1));
+    assert_eq!((log.log_start(), log.log_end()), (Offset(1), Offset(1)));
+}
+
+#[test]
+fn damage_that_retention_takes_away_is_no_damage_any_more() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let mut log = write(&folder);
+    flip(&log.segments[0].log.path(), 70);
+    log.note_damage(pass(&log, 1 << 20).unwrap());
+    log.advance_log_start(Offset(1)).unwrap();
+    assert!(log.damage().is_some(), "half of the damaged batch still counts");
+    log.advance_log_start(Offset(2)).unwrap();
+    assert_eq!(log.damage(), None);
+    assert_eq!(pass(&log, 1 << 20), None, "what is below the log start is not part of the log");
+}
+
+/// Lays the log out anew, flipped at a byte of one of its last batches, and opens it after a crash.
+fn crash_with(batch_from_end: usize, byte: u64, torn: bool) -> (Option<Damage>, Offset, Offset) {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let mut log = open(&folder, config());
+    for _ in 0..6 {
+        append(&mut log, 2);
+    }
+    let (path, size) = (log.active().log.path(), log.active().size());
+    drop((log, folder));
+    let batches = batches_in(&disk::read_file(&path).unwrap().unwrap()[..size as usize]);
+    let batch = batches[batches.len() - batch_from_end];
+    if torn {
+        File::open(&path).unwrap().set_len(batch.position as u64 + byte).unwrap();
+    } else {
+        flip(&path, batch.position as u64 + byte);
+    }
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let log = open(&folder, config());
+    let (end, found) = (log.log_end(), log.damage().cloned());
+    drop(log);
+    // A second crash forgets nothing.
+    assert_eq!(open(&folder, config()).damage(), found.as_ref());
+    (found, end, batch.header.base_offset)
+}
+
+#[test]
+fn recovery_tells_damage_from_a_write_that_was_cut_short() {
+    for byte in [0, 8, 16, 30, 70] {
+        let (found, end, from) = crash_with(3, byte, false);
+        assert_eq!(end, from, "what follows cannot stay without it");
+        let found = found.unwrap_or_else(|| panic!("byte {byte}: good batches behind it say that it was whole once"));
+        assert!(found.is_cut() && found.from == from, "{found:?}");
+    }
+    let (found, end, from) = crash_with(1, 70, true);
+    assert_eq!((found, end), (None, from), "the last batch, half written: no one was told that it was there");
+    let (found, end, from) = crash_with(1, 70, false);
+    assert_eq!((found, end), (None, from), "nor can a flip in the last batch be told from that");
+}
+
+#[test]
+fn a_lost_header_below_the_recovery_point_does_not_keep_the_log_closed() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let mut log = write(&folder);
+    let task = log.begin_flush().unwrap();
+    let synced = task.sync();
+    log.end_flush(&task, &synced);
+    let (path, from) = (log.segments[1].log.path(), log.segments[1].base);
+    let snapshots: Vec<_> = log.snapshots.iter().map(|at| log.snapshot_path(*at)).collect();
+    drop((log, folder));
+    flip(&path, 16);
+    // Without the snapshots the producers are rebuilt from headers.
+    snapshots.iter().for_each(|path| disk::remove_file(path).unwrap());
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let log = open(&folder, small());
+    assert_eq!(log.log_end(), from);
+    assert_eq!(log.damage().map(|d| (d.from, d.is_cut())), Some((from, true)));
+}
+
+#[test]
+fn a_cut_above_a_lost_header_takes_no_folder_offline() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let mut log = open(&folder, LogConfig { index_interval_bytes: 1 << 20, ..config() });
+    for _ in 0..4 {
+        append(&mut log, 2);
+    }
+    flip(&log.active().log.path(), 16);
+    log.truncate_to(Offset(4)).unwrap_err();
+    assert_eq!(log.log_end(), Offset(8), "nothing was cut");
+    assert!(!folder.is_offline(), "a flipped bit is no failed disk");
+    append(&mut log, 2);
+}

@@ -1,0 +1,355 @@
+//! A damaged copy: found by a scrub, a recovery, a reader or a follower; it leaves ISR and ELR first, then repairs itself
+//! from the new leader.
+//!
+//! ```text
+//! suspicion (a follower refused, a header could not be read) ─→ check of the log ─┐
+//! scrub, recovery ────────────────────────────────────────────────────────────────┴→ noted: it fetches no more
+//!    noted ─→ report ─→ controller: out of ISR and ELR, new leader epoch ─→ image ─→ cut, fetch again
+//!                └─ refused: nobody else holds what was acked ─→ lead on, refuse the damaged range, say so
+//! ```
+//!
+//! Why no fetch goes out while damage is noted: a leader proposes into its ISR whoever fetched in its epoch and holds
+//! enough. In an epoch later than the one in which the damage was noted it has heard nothing of this copy, so a copy that
+//! is outside of ISR and ELR then stays outside until it fetches, and that is after the cut.
+
+use super::node::Node;
+use super::partition::{Partition, PartitionError};
+use super::role::{Role, State};
+use crate::ids::*;
+use crate::log::partition_log::{Checked, Cursor, Damage, PartitionLog};
+use crate::metadata::command::{DamageReport, MetadataError};
+use crate::metadata::image::topics::Partition as PartitionImage;
+use crate::metadata::intent::IntentError;
+use crate::platform::clock;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A suspicion is looked into this often at most, however often it is raised.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// So much behind the suspected offset is checked: more than one fetch of a follower brings.
+const LOOK_BYTES: u64 = 16 << 20;
+/// Read at once.
+const STEP_BYTES: u64 = 1 << 20;
+
+/// What is to be done about noted damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Tell the controller: others may rely on this copy, or the leader may think it whole.
+    Report,
+    /// Cut, and fetch again.
+    Repair,
+    /// For a leader to follow.
+    Wait,
+}
+
+/// What the newest image says of this copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reliance {
+    /// It is in the ISR or the ELR.
+    pub is_trusted: bool,
+    /// Some other replica leads.
+    pub has_other_leader: bool,
+}
+
+impl Reliance {
+    pub fn of(view: &PartitionImage, me: BrokerId) -> Reliance {
+        Reliance {
+            is_trusted: view.isr.contains(&me) || view.elr.contains(&me),
+            has_other_leader: view.leader.is_some_and(|leader| leader != me),
+        }
+    }
+}
+
+/// `noted_in`: the leader epoch in which the damage was noted, and the last in which this copy may have fetched.
+pub(super) fn step(reliance: Reliance, epoch: LeaderEpoch, noted_in: LeaderEpoch) -> Step {
+    if epoch == LeaderEpoch::NONE {
+        return Step::Wait;
+    }
+    match reliance {
+        Reliance { is_trusted: true, .. } => Step::Report,
+        Reliance { has_other_leader: false, .. } => Step::Wait,
+        Reliance { .. } if epoch <= noted_in => Step::Report,
+        Reliance { .. } => Step::Repair,
+    }
+}
+
+/// What this node does about damage in one partition. Invariant: means something only while the log has damage, except
+/// `looked_at`.
+#[derive(Debug, Default)]
+pub(super) struct Integrity {
+    pub reliance: Reliance,
+    noted_in: LeaderEpoch,
+    /// The controller knows of nobody else who holds all that was acked.
+    alone: bool,
+    /// The node's readiness waits for the answer to the first report.
+    holds_ready: bool,
+    looked_at: Option<Instant>,
+}
+
+/// What the integrity task is told.
+pub(super) enum Word {
+    Suspect(Arc<Partition>, Offset),
+    Damaged(Arc<Partition>),
+}
+
+impl State {
+    pub(super) fn damage_step(&self) -> Option<Step> {
+        self.log.as_ref()?.damage()?;
+        Some(step(self.integrity.reliance, self.leader_epoch, self.integrity.noted_in))
+    }
+
+    /// Where a read at `offset` must end, or that it cannot begin.
+    pub(super) fn readable(&self, log: &PartitionLog, offset: Offset, upper: Offset) -> Result<Offset, PartitionError> {
+        match log.damage() {
+            Some(damage) if damage.covers(offset) => {
+                Err(PartitionError::Damaged { from: damage.from, to: damage.to, alone: self.integrity.alone })
+            }
+            Some(damage) if offset < damage.from && !damage.is_cut() => Ok(upper.min(damage.from)),
+            _ => Ok(upper),
+        }
+    }
+}
+
+impl Partition {
+    /// Somebody could not read, or would not take, what lies at or soon after `offset`.
+    pub fn suspect(&self, offset: Offset) {
+        let now = clock::now();
+        {
+            let mut guard = self.state.lock();
+            let looked_at = &mut guard.integrity.looked_at;
+            if looked_at.is_some_and(|at| now.saturating_duration_since(at) < LOOK_EVERY) {
+                return;
+            }
+            *looked_at = Some(now);
+        }
+        if let Some(me) = self.me.upgrade() {
+            self.node.tell(Word::Suspect(me, offset));
+        }
+    }
+
+    /// Looks at what is suspected. Blocks.
+    pub(super) fn look_into(&self, offset: Offset) {
+        let Some((start, end)) = self.bounds() else { return };
+        let mut cursor = Cursor::at(offset.max(start));
+        let mut beyond = 0;
+        while beyond < LOOK_BYTES {
+            let Some(Checked { next, bytes, .. }) = self.check(cursor, end, STEP_BYTES) else { return };
+            let Some(next) = next else { break };
+            if next.offset() > offset {
+                beyond += bytes;
+            }
+            cursor = next;
+        }
+        tracing::warn!(
+            partition = ?self, %offset,
+            "records from there were refused or could not be read, yet the log here is good: look at memory and network"
+        );
+    }
+
+    /// Log start and log end; `None` once it is stopped.
+    fn bounds(&self) -> Option<(Offset, Offset)> {
+        let guard = self.state.lock();
+        let log = guard.log.as_ref()?;
+        Some((log.log_start(), log.log_end()))
+    }
+
+    /// What a scrub looks at: log start and durable end; `None` if damage is known already.
+    pub(super) fn durable_bounds(&self) -> Option<(Offset, Offset)> {
+        let guard = self.state.lock();
+        let log = guard.log.as_ref().filter(|log| log.damage().is_none())?;
+        Some((log.log_start(), log.durable_end()))
+    }
+
+    /// One step of a pass over the log; damage is noted, and ends the pass. Blocks.
+    pub(super) fn check(&self, from: Cursor, upper: Offset, bytes_max: u64) -> Option<Checked> {
+        let reader = self.state.lock().log.as_ref()?.reader();
+        match reader.check(from, upper, bytes_max) {
+            Ok(Checked { damage: Some(damage), .. }) => {
+                self.note_damage(damage);
+                None
+            }
+            Ok(checked) => Some(checked),
+            Err(error) => {
+                tracing::error!(partition = ?self, %error, "the log could not be checked; check the disk");
+                None
+            }
+        }
+    }
+
+    /// Called by whoever found it.
+    pub(super) fn note_damage(&self, damage: Damage) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let Some(log) = state.log.as_mut() else { return };
+        // Found while the log was being cut there, or known.
+        if (damage.from >= log.log_end() && !damage.is_cut()) || log.damage().is_some() {
+            return;
+        }
+        tracing::error!(
+            partition = ?self, from = %damage.from, to = %damage.to, reason = damage.reason,
+            "records on this disk are damaged: this replica leaves the ISR and fetches them again from another one; \
+             check the disk"
+        );
+        log.note_damage(damage);
+        state.integrity.noted_in = state.leader_epoch;
+        state.integrity.alone = false;
+        drop(guard);
+        self.mind_damage(false);
+    }
+
+    /// Damage found at opening: noted by an earlier run, or cut by the recovery just now. `known`: the high watermark this
+    /// replica knew of before; a log that ends below it has lost what it acked.
+    pub(super) fn mind_opened(&self, known: Offset) {
+        {
+            let mut guard = self.state.lock();
+            let Some(log) = guard.log.as_mut() else { return };
+            let end = log.log_end();
+            if end < known && log.damage().is_none() {
+                let reason = format!("the log ends at {end}, below the high watermark {known} known before the stop");
+                log.note_damage(Damage { from: end, to: end, reason });
+            }
+            let Some(damage) = log.damage() else { return };
+            tracing::error!(
+                partition = ?self, from = %damage.from, reason = damage.reason,
+                "records on this disk were damaged or lost: this replica fetches them again from another one"
+            );
+            // A new process: what the one before fetched counts no more.
+            guard.integrity.noted_in = LeaderEpoch::NONE;
+        }
+        self.mind_damage(true);
+    }
+
+    fn mind_damage(&self, holds_ready: bool) {
+        let mut guard = self.state.lock();
+        if holds_ready && !std::mem::replace(&mut guard.integrity.holds_ready, true) {
+            self.node.hold_ready();
+        }
+        let (from, to) = guard.count();
+        drop(guard);
+        self.node.gauges.change(from, to);
+        if let Some(me) = self.me.upgrade() {
+            self.node.tell(Word::Damaged(me));
+        }
+    }
+
+    /// What to tell the controller, if anything; outer `None`: there is no damage any more.
+    pub(super) fn damage_report(&self) -> Option<Option<DamageReport>> {
+        let mut guard = self.state.lock();
+        let Some(step) = guard.damage_step() else {
+            self.release_ready(&mut guard);
+            return None;
+        };
+        if step != Step::Report {
+            // Nobody relies on it: readiness need not wait.
+            if guard.leader_epoch != LeaderEpoch::NONE {
+                self.release_ready(&mut guard);
+            }
+            return Some(None);
+        }
+        let from = guard.log.as_ref().and_then(PartitionLog::damage).map(|damage| damage.from)?;
+        Some(Some(DamageReport { partition: self.id, leader_epoch: guard.leader_epoch, from }))
+    }
+
+    /// True: the controller refuses as long as no other replica is in sync.
+    pub(super) fn on_damage_answer(&self, answer: &Result<(), IntentError>) -> bool {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        match answer {
+            Ok(()) => {
+                self.release_ready(state);
+                false
+            }
+            Err(IntentError::Metadata(MetadataError::NoOtherReplica(_))) => {
+                let first = !std::mem::replace(&mut state.integrity.alone, true);
+                let Some(log) = state.log.as_mut() else { return true };
+                let is_cut = log.damage().is_some_and(Damage::is_cut);
+                if first {
+                    let from = log.damage().map(|damage| damage.from);
+                    tracing::error!(
+                        partition = ?self, ?from, is_cut,
+                        "ACKNOWLEDGED RECORDS ARE DAMAGED and no other replica in sync holds them: what is good stays \
+                         served, the rest is refused; bring another replica back, or delete the records"
+                    );
+                }
+                if is_cut {
+                    // Nothing bad is left in this log, and what comes next goes where the lost records were.
+                    log.forget_damage();
+                }
+                self.release_ready(state);
+                let (from, to) = state.count();
+                drop(guard);
+                self.node.gauges.change(from, to);
+                true
+            }
+            // An epoch moved on meanwhile; the next look sees what that means.
+            Err(_) => false,
+        }
+    }
+
+    fn release_ready(&self, state: &mut State) {
+        if std::mem::take(&mut state.integrity.holds_ready) {
+            self.node.release_ready();
+        }
+    }
+
+    /// A follower's damage is cut off as soon as nobody relies on the copy; `false`: it may not fetch yet.
+    pub(super) fn repair(&self, guard: &mut State) -> bool {
+        match guard.damage_step() {
+            None => return true,
+            Some(Step::Repair) if matches!(guard.role, Role::Follower) => {}
+            Some(_) => return false,
+        }
+        let Some(log) = guard.log.as_mut() else { return false };
+        let before = log.log_end();
+        match log.cut_damage() {
+            Ok(end) => {
+                let high_watermark = guard.high_watermark;
+                guard.high_watermark = high_watermark.min(end);
+                tracing::warn!(
+                    partition = ?self, from = %end, again = before - end, %high_watermark,
+                    "the damaged copy is cut, outside of ISR and ELR, and fetched again"
+                );
+                self.release_ready(guard);
+                let (from, to) = guard.count();
+                self.node.gauges.change(from, to);
+                true
+            }
+            Err(error) => {
+                tracing::error!(partition = ?self, %error, "the damaged copy cannot be cut; check the disk");
+                false
+            }
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn tell(&self, word: Word) {
+        // The receiver goes only when the node stops.
+        let _ = self.words.send(word);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_copy_that_nobody_relies_on_is_cut() {
+        let (five, six) = (LeaderEpoch(5), LeaderEpoch(6));
+        let of = |is_trusted, has_other_leader| Reliance { is_trusted, has_other_leader };
+        let cases = [
+            ("the leader hands over", of(true, false), five, five, Step::Report),
+            ("a follower in sync leaves first", of(true, true), five, five, Step::Report),
+            ("an eligible replica of a partition without a leader", of(true, false), six, five, Step::Report),
+            ("elected meanwhile or still in sync in a later epoch", of(true, true), six, five, Step::Report),
+            ("out of sync, but the leader has heard of it in this epoch", of(false, true), five, five, Step::Report),
+            ("out, in an epoch in which it never fetched", of(false, true), six, five, Step::Repair),
+            ("after a restart that fenced it", of(false, true), five, LeaderEpoch::NONE, Step::Repair),
+            ("out, and nobody to fetch from", of(false, false), six, five, Step::Wait),
+            ("the image is not known yet", of(false, false), LeaderEpoch::NONE, LeaderEpoch::NONE, Step::Wait),
+        ];
+        for (says, reliance, epoch, noted_in, expected) in cases {
+            assert_eq!(step(reliance, epoch, noted_in), expected, "{says}");
+        }
+    }
+}

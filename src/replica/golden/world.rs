@@ -1,0 +1,337 @@
+//! The cluster that scripts play in: an image and three nodes that see it when they are told to.
+
+use crate::config::topic::Durability;
+use crate::ids::*;
+use crate::log::flush::Flusher;
+use crate::log::folder::LogFolder;
+use crate::log::partition_log::PartitionLog;
+use crate::metadata::command::*;
+use crate::metadata::event::Event;
+use crate::metadata::image::Image;
+use crate::platform::clock;
+use crate::platform::disk::faults::Armed;
+use crate::records::Records;
+use crate::records::batch::batches;
+use crate::replica::damage::Word;
+use crate::replica::follower::ReplicaConfig;
+use crate::replica::node::{Node, Proposed, Queues};
+use crate::replica::partition::{HighWatermarkWait, Partition, PartitionError};
+use crate::replica::role::log_config;
+use crate::replica::synced::sync_all;
+use crate::replica::testing::{id, topic_config};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// How a process begins.
+#[derive(Clone, Copy, Default)]
+pub struct Restart {
+    pub clean: bool,
+    pub rebooted: bool,
+    pub wiped: bool,
+    /// What was not synced is gone.
+    pub power_lost: bool,
+}
+
+/// One broker's process, or what is left of it.
+pub struct Process {
+    pub node: Arc<Node>,
+    pub partition: Arc<Partition>,
+    pub queues: Queues,
+    pub logs: LogFolder,
+}
+
+pub struct Machine {
+    pub data: TempDir,
+    pub process: Option<Process>,
+    pub boot: u32,
+    pub folder: u32,
+    pub processes: u32,
+    /// Its checkpoint.
+    pub high_watermark: Offset,
+    pub durable: Offset,
+    pub clean: bool,
+    pub fault: Option<Armed>,
+}
+
+pub struct World {
+    pub image: Image,
+    pub index: u64,
+    pub durability: Durability,
+    pub machines: BTreeMap<i32, Machine>,
+    pub waiting: Vec<(String, HighWatermarkWait)>,
+    pub proposed: BTreeMap<i32, Vec<Proposed>>,
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint { listener: "x".into(), host: "h".into(), port: 1 }
+}
+
+pub fn list(brokers: &[BrokerId]) -> String {
+    let all: Vec<String> = brokers.iter().map(|b| b.to_string()).collect();
+    if all.is_empty() { "-".into() } else { all.join(" ") }
+}
+
+pub fn error_name(error: &PartitionError) -> String {
+    use PartitionError::*;
+    let name = match error {
+        NotLeader(_) => "NOT_LEADER_OR_FOLLOWER",
+        FencedEpoch(_) => "FENCED_LEADER_EPOCH",
+        UnknownEpoch => "UNKNOWN_LEADER_EPOCH",
+        NotHosted => "not hosted",
+        NotEnoughReplicas => "NOT_ENOUGH_REPLICAS",
+        NotEnoughReplicasAfterAppend => "NOT_ENOUGH_REPLICAS_AFTER_APPEND",
+        OffsetNotAvailable => "OFFSET_NOT_AVAILABLE",
+        OutOfRange { start, end, .. } => return format!("OFFSET_OUT_OF_RANGE of {start}..={end}"),
+        UnknownReplica => "UNKNOWN_REPLICA",
+        Append(error) => return format!("append: {error}"),
+        Storage(_) => "KAFKA_STORAGE_ERROR",
+        Damaged { from, to, alone } => {
+            let alone = if *alone { ", nobody else has it" } else { "" };
+            return format!("KAFKA_STORAGE_ERROR: {from}..{to} is damaged{alone}");
+        }
+    };
+    name.to_string()
+}
+
+/// "a@0 b@1": values with their leader epochs.
+pub fn values(bytes: &Bytes) -> String {
+    let mut all = Vec::new();
+    for at in batches(bytes) {
+        let Ok(at) = at else {
+            all.push("?".to_string());
+            break;
+        };
+        let epoch = at.header.leader_epoch;
+        match Records::open(at.of(bytes), 1 << 20) {
+            Ok(records) => {
+                for record in records.iter() {
+                    let value = record.ok().and_then(|r| r.value.map(|v| String::from_utf8_lossy(v).into_owned()));
+                    all.push(format!("{}@{epoch}", value.unwrap_or_else(|| "?".into())));
+                }
+            }
+            Err(_) => all.push(format!("?@{epoch}")),
+        }
+    }
+    if all.is_empty() { "-".into() } else { all.join(" ") }
+}
+
+impl World {
+    pub fn empty() -> World {
+        World {
+            image: Image::default(),
+            index: 0,
+            durability: Durability::Sync,
+            machines: BTreeMap::new(),
+            waiting: Vec::new(),
+            proposed: BTreeMap::new(),
+        }
+    }
+
+    /// Commits a command; what it did, as watchers are told.
+    pub fn commit(&mut self, command: &Command) -> (Answer, Vec<String>) {
+        self.index += 1;
+        let applied = self.image.apply(RaftIndex(self.index), command);
+        self.image.assert_consistent();
+        let told = applied.events.iter().filter_map(|event| match event {
+            Event::LeaderElected { new, epoch, .. } => {
+                Some(format!("leader {} in epoch {epoch}", new.map_or("-".into(), |b| b.to_string())))
+            }
+            Event::IsrChanged { new, elr, .. } => {
+                let elr = if elr.is_empty() { String::new() } else { format!(" · elr {}", list(elr)) };
+                Some(format!("isr {}{elr}", list(new)))
+            }
+            Event::ReplicaDamaged { broker, from, .. } => Some(format!("broker {broker} is damaged from {from} on")),
+            _ => None,
+        });
+        (applied.answer, told.collect())
+    }
+
+    pub fn epoch(&self, broker: i32) -> BrokerEpoch {
+        self.image.brokers.get(&BrokerId(broker)).map_or(BrokerEpoch(-1), |b| b.epoch)
+    }
+
+    /// Brokers 1 to 3, alive, with topic `t` on `replicas`.
+    pub fn begin(&mut self, durability: Durability, min_isr: &str, replicas: &[i32]) {
+        self.durability = durability;
+        for broker in 1..=3 {
+            let machine = Machine {
+                data: tempfile::tempdir().unwrap(),
+                process: None,
+                boot: 1,
+                folder: 1,
+                processes: 0,
+                high_watermark: Offset::ZERO,
+                durable: Offset::ZERO,
+                clean: false,
+                fault: None,
+            };
+            self.machines.insert(broker, machine);
+            self.register(broker, false);
+            let command = Command::UnfenceBroker { broker: BrokerId(broker), epoch: self.epoch(broker) };
+            assert_eq!(self.commit(&command).0, Answer::Done);
+        }
+        let name = if durability == Durability::Sync { "sync" } else { "page-cache" };
+        let configs = [("highwater.durability", name), ("min.insync.replicas", min_isr)];
+        let topic = NewTopic {
+            name: "t".into(),
+            id: id().topic,
+            assignments: vec![replicas.iter().copied().map(BrokerId).collect()],
+            configs: configs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+        };
+        self.commit(&Command::CreateTopics { topics: vec![topic] });
+        for broker in replicas {
+            self.start(*broker, Restart::default());
+            self.see(*broker);
+        }
+    }
+
+    pub fn register(&mut self, broker: i32, data_lost: bool) -> Vec<String> {
+        let machine = self.machines.get_mut(&broker).expect("a known broker");
+        machine.processes += 1;
+        let number = |kind: u128, n: u32| Uuid::from_u128(kind << 64 | u128::from(n) << 8 | broker as u128);
+        let registration = BrokerRegistration {
+            broker: BrokerId(broker),
+            directory: DirectoryId(number(1, machine.folder)),
+            incarnation: IncarnationId(number(2, machine.processes)),
+            boot_id: format!("boot-{}", machine.boot),
+            clean_stop: machine.clean,
+            data_lost,
+            kafka_endpoints: Vec::new(),
+            replica_endpoint: endpoint(),
+            cluster_endpoint: endpoint(),
+            admin_endpoint: endpoint(),
+            rack: None,
+            version: String::new(),
+        };
+        machine.clean = false;
+        let (_, told) = self.commit(&Command::RegisterBroker(registration));
+        if let Some(process) = self.machines.get(&broker).and_then(|m| m.process.as_ref()) {
+            process.node.set_epoch(self.epoch(broker));
+        }
+        told
+    }
+
+    /// Opens the log. The process acts on no image yet.
+    pub fn start(&mut self, broker: i32, how: Restart) {
+        let (epoch, durability) = (self.epoch(broker), self.durability);
+        let machine = self.machines.get_mut(&broker).expect("a known broker");
+        assert!(machine.process.is_none(), "broker {broker} runs already");
+        if how.wiped {
+            machine.data = tempfile::tempdir().unwrap();
+            machine.folder += 1;
+            machine.high_watermark = Offset::ZERO;
+        }
+        machine.boot += u32::from(how.rebooted || how.power_lost);
+        machine.clean = how.clean;
+        let config = topic_config(durability);
+        let logs = LogFolder::open(machine.data.path(), how.clean).unwrap();
+        let mut log = logs.log(id(), "t", log_config(&config)).unwrap();
+        if how.power_lost {
+            log.truncate_to(machine.durable).unwrap();
+        }
+        let (node, queues) = Node::new(BrokerId(broker), ReplicaConfig::default(), Flusher::start(1), Arc::default());
+        node.set_epoch(epoch);
+        let known = machine.high_watermark;
+        let partition = Partition::new(node.clone(), id(), "t".into(), log, known, &config);
+        if !how.power_lost {
+            partition.mind_opened(known);
+        }
+        machine.process = Some(Process { node, partition, queues, logs });
+    }
+
+    /// The process ends here and now.
+    pub fn crash(&mut self, broker: i32, clean: bool) {
+        let machine = self.machines.get_mut(&broker).expect("a known broker");
+        let Process { node, partition, queues, logs } = machine.process.take().expect("a running broker");
+        let status = partition.status();
+        (machine.high_watermark, machine.durable) = (status.high_watermark, status.durable_end);
+        node.flusher.stop();
+        let (_, closed) = partition.stop(clean);
+        machine.clean = clean && closed.is_ok();
+        drop((partition, node, queues, logs));
+    }
+
+    pub fn process(&self, broker: i32) -> &Process {
+        self.machines[&broker].process.as_ref().unwrap_or_else(|| panic!("broker {broker} does not run"))
+    }
+
+    pub fn see(&self, broker: i32) {
+        let process = self.process(broker);
+        process.node.image.store(Arc::new(self.image.clone()));
+        process.partition.apply(&self.image, clock::now());
+    }
+
+    /// What flushes are due are done; what was suspected or proposed is left for the script.
+    pub async fn settle(&mut self) {
+        if self.durability == Durability::Sync {
+            for machine in self.machines.values() {
+                if let Some(process) = &machine.process {
+                    sync_all(&process.node.flusher, vec![process.partition.clone()]).await;
+                }
+            }
+        }
+        for (broker, machine) in &mut self.machines {
+            let Some(process) = &mut machine.process else { continue };
+            while let Ok(proposed) = process.queues.proposals.try_recv() {
+                self.proposed.entry(*broker).or_default().push(proposed);
+            }
+        }
+    }
+
+    /// Replies that came.
+    pub fn replies(&mut self) -> Vec<String> {
+        let mut said = Vec::new();
+        self.waiting.retain_mut(|(what, wait)| match wait.0.try_recv() {
+            Ok(Ok(())) => {
+                said.push(format!("{what} is acknowledged"));
+                false
+            }
+            Ok(Err(error)) => {
+                said.push(format!("{what} fails: {}", error_name(&error)));
+                false
+            }
+            Err(tokio::sync::oneshot::error::TryRecvError::Empty) => true,
+            Err(_) => {
+                said.push(format!("{what} gets no answer"));
+                false
+            }
+        });
+        said
+    }
+
+    pub fn partition_line(&self) -> String {
+        let partition = self.image.partition(id()).expect("the topic is there");
+        let leader = partition.leader.map_or("-".to_string(), |b| b.to_string());
+        let (isr, elr) = (list(&partition.isr), list(&partition.elr));
+        let (leader_epoch, epoch) = (partition.leader_epoch, partition.partition_epoch);
+        format!("leader {leader} · isr {isr} · elr {elr} · epochs {leader_epoch}/{epoch}")
+    }
+
+    /// What a node holds, read back from its disk.
+    pub fn log_line(&self, broker: i32) -> String {
+        let partition = &self.process(broker).partition;
+        let status = partition.status();
+        let guard = partition.state.lock();
+        let Some(log) = guard.log.as_ref() else { return format!("{broker}: stopped") };
+        let read = log.reader().read(status.log_start, 1 << 20, status.log_end, true);
+        let held = match read {
+            Ok(chunk) => values(&chunk.bytes),
+            Err(_) => "unreadable".to_string(),
+        };
+        let start =
+            if status.log_start > Offset::ZERO { format!(" · from {}", status.log_start) } else { String::new() };
+        let damage = log.damage().map_or(String::new(), |d| format!(" · damaged {}..{}", d.from, d.to));
+        let offline = if PartitionLog::is_offline(log) { " · offline" } else { "" };
+        format!("{broker}: {held}{start} · hw {}{damage}{offline}", status.high_watermark)
+    }
+
+    /// Performs what a node suspects. Blocks.
+    pub fn words(&mut self, broker: i32) -> Vec<Word> {
+        let machine = self.machines.get_mut(&broker).expect("a known broker");
+        let process = machine.process.as_mut().expect("a running broker");
+        std::iter::from_fn(|| process.queues.words.try_recv().ok()).collect()
+    }
+}

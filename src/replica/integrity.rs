@@ -1,0 +1,226 @@
+//! The task that looks into suspicions and reports damage until it is repaired, and the one that scrubs.
+
+use super::damage::Word;
+use super::hosted::Inner;
+use super::node::Node;
+use super::partition::Partition;
+use crate::ids::*;
+use crate::log::partition_log::{Checked, Cursor};
+use crate::metadata::intent::{ControllerChannel, Intent, IntentAnswer};
+use crate::platform::{clock, random};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// While there is damage it is looked at this often, and reported if it must be.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The same, where the controller said that no other replica can take over.
+const ALONE_EVERY: Duration = Duration::from_secs(5);
+/// Keeps a command well below the 256 KiB that one Raft entry may have.
+const REPORTS_MAX: usize = 1_000;
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Read at once by a scrub: what may be in memory and what a stopping node waits for.
+const SCRUB_STEP_BYTES: u64 = 256 << 10;
+/// What a step costs at least, so that many small logs do not add up to a storm of opened files.
+const SCRUB_COST_MIN: u64 = 16 << 10;
+/// A node that has just started has better things to do.
+const SCRUB_FIRST: Duration = Duration::from_secs(600);
+
+/// Damaged partitions, and when each is looked at next. Bound: the partitions hosted here.
+type Damaged = BTreeMap<TopicPartition, (Weak<Partition>, Instant)>;
+
+pub(super) async fn watch_over(
+    node: Arc<Node>,
+    controller: Arc<dyn ControllerChannel>,
+    mut words: mpsc::UnboundedReceiver<Word>,
+) {
+    let mut damaged = Damaged::new();
+    loop {
+        let now = clock::now();
+        let next = damaged.values().map(|(_, at)| at.saturating_duration_since(now)).min();
+        let word = match next {
+            None => match words.recv().await {
+                Some(word) => Some(word),
+                None => return,
+            },
+            Some(pause) => tokio::time::timeout(pause, words.recv()).await.ok().flatten(),
+        };
+        match word {
+            Some(Word::Suspect(partition, offset)) => {
+                let _done_or_logged = tokio::task::spawn_blocking(move || partition.look_into(offset)).await;
+            }
+            Some(Word::Damaged(partition)) => {
+                damaged.insert(partition.id, (Arc::downgrade(&partition), clock::now()));
+            }
+            None => report(&node, &*controller, &mut damaged).await,
+        }
+    }
+}
+
+/// Tells the controller of those whose time has come. Whatever it answers, the image shows what became of it.
+async fn report(node: &Node, controller: &dyn ControllerChannel, damaged: &mut Damaged) {
+    let now = clock::now();
+    let (mut partitions, mut reports) = (Vec::new(), Vec::new());
+    damaged.retain(|_, (partition, at)| {
+        let Some(partition) = partition.upgrade() else { return false };
+        if *at > now || reports.len() == REPORTS_MAX {
+            return true;
+        }
+        *at = now + LOOK_EVERY;
+        let Some(report) = partition.damage_report() else { return false };
+        if let Some(report) = report {
+            partitions.push(partition);
+            reports.push(report);
+        }
+        true
+    });
+    if reports.is_empty() {
+        return;
+    }
+    let intent = Intent::ReportDamage { broker: node.broker, epoch: node.epoch(), reports };
+    match controller.submit(intent, ANSWER_TIMEOUT).await {
+        Ok(IntentAnswer::Results(results)) if results.len() == partitions.len() => {
+            for (partition, result) in partitions.iter().zip(&results) {
+                if partition.on_damage_answer(result)
+                    && let Some((_, at)) = damaged.get_mut(&partition.id)
+                {
+                    *at = clock::now() + ALONE_EVERY;
+                }
+            }
+        }
+        Ok(other) => tracing::warn!(?other, "the controller refused reports of damage as a whole; telling it again"),
+        Err(error) => tracing::warn!(%error, "damage could not be reported; telling the controller again"),
+    }
+}
+
+/// Reads all logs, one after the other, at a bounded rate; sleeps between two rounds.
+pub(super) async fn scrub(inner: Arc<Inner>) {
+    let config = &inner.node.config;
+    if config.scrub_bytes_per_second == 0 {
+        return;
+    }
+    tokio::time::sleep(SCRUB_FIRST.min(config.scrub_interval)).await;
+    loop {
+        let began = clock::now();
+        // By id: a round takes long, and a partition that goes must not be held.
+        let mut ids: Vec<TopicPartition> = inner.all().iter().map(|partition| partition.id).collect();
+        ids.sort_unstable();
+        // A node that restarts often would otherwise look at the same ones again and again.
+        let first = usize::try_from(random::between(0..ids.len().max(1) as u64)).unwrap_or(0);
+        ids.rotate_left(first);
+        let mut bytes = 0;
+        for id in ids {
+            bytes += scrub_one(&inner, id).await;
+        }
+        let took = clock::now().saturating_duration_since(began);
+        tracing::info!(bytes, seconds = took.as_secs(), "a search for damaged records is through");
+        tokio::time::sleep(config.scrub_interval.saturating_sub(took)).await;
+    }
+}
+
+async fn scrub_one(inner: &Arc<Inner>, id: TopicPartition) -> u64 {
+    let (mut cursor, mut bytes) = (Cursor::default(), 0);
+    loop {
+        let Some(partition) = inner.get(id) else { return bytes };
+        let Some((start, end)) = partition.durable_bounds() else { return bytes };
+        if start >= end {
+            return bytes;
+        }
+        let checked = tokio::task::spawn_blocking(move || partition.check(cursor, end, SCRUB_STEP_BYTES)).await;
+        let Ok(Some(Checked { next, bytes: read, .. })) = checked else { return bytes };
+        bytes += read;
+        let rate = inner.node.config.scrub_bytes_per_second.max(1);
+        let cost = read.max(SCRUB_COST_MIN);
+        tokio::time::sleep(Duration::from_micros(cost.saturating_mul(1_000_000) / rate)).await;
+        match next {
+            Some(next) => cursor = next,
+            None => return bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::topic::Durability;
+    use crate::metadata::command::MetadataError;
+    use crate::metadata::intent::{IntentError, SubmitFuture};
+    use crate::replica::partition::PartitionError;
+    use crate::replica::testing::{Replica, batch, flip, image, three};
+    use parking_lot::Mutex;
+
+    /// Answers every report so, and keeps them.
+    struct Controller {
+        answer: Result<(), IntentError>,
+        told: Mutex<Vec<Intent>>,
+    }
+
+    impl ControllerChannel for Controller {
+        fn submit(&self, intent: Intent, _: Duration) -> SubmitFuture<'_> {
+            self.told.lock().push(intent);
+            let results = vec![self.answer.clone()];
+            Box::pin(async move { Ok(IntentAnswer::Results(results)) })
+        }
+    }
+
+    async fn until(what: &str, mut is: impl FnMut() -> bool) {
+        let end = clock::now() + Duration::from_secs(10);
+        while !is() {
+            assert!(clock::now() < end, "never: {what}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// A leader whose second record is damaged, and a read that meets it.
+    async fn damaged(answer: Result<(), IntentError>) -> (Replica, Arc<Controller>, tokio::task::JoinHandle<()>) {
+        let [mut one, two, three] = three(Durability::PageCache);
+        for value in ["a", "b", "c"] {
+            one.partition.append(&batch(&[value]), 1).unwrap();
+        }
+        two.catch_up(&one).await;
+        three.catch_up(&one).await;
+        flip(&one.partition, 1, true);
+        let words = std::mem::replace(&mut one.words, mpsc::unbounded_channel().1);
+        let controller = Arc::new(Controller { answer, told: Mutex::default() });
+        let task = tokio::spawn(watch_over(one.node.clone(), controller.clone(), words));
+        one.partition.suspect(Offset(1));
+        until("damage is known", || one.node.gauges.damaged() == 1).await;
+        until("told", || !controller.told.lock().is_empty()).await;
+        (one, controller, task)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_suspicion_is_looked_into_and_told_until_the_image_shows_it_out() {
+        let (one, controller, task) = damaged(Ok(())).await;
+        match &controller.told.lock()[0] {
+            Intent::ReportDamage { broker: BrokerId(1), reports, .. } => {
+                assert_eq!((reports[0].from, reports[0].leader_epoch), (Offset(1), LeaderEpoch(0)));
+            }
+            other => panic!("{other:?}"),
+        }
+        // A lost answer costs nothing: it is told again until the image shows what became of it.
+        until("told again", || controller.told.lock().len() >= 2).await;
+        one.show(&image(2, &[2, 3], 1, 1, None));
+        assert_eq!(one.end(), 3, "nothing is cut before it follows");
+        let position = one.partition.position(LeaderEpoch(1)).expect("cut, it fetches again");
+        assert_eq!(position.offset, Offset(1));
+        assert_eq!(one.node.gauges.damaged(), 0);
+        let told = controller.told.lock().len();
+        tokio::time::sleep(LOOK_EVERY * 2).await;
+        assert!(controller.told.lock().len() <= told + 1, "what is repaired is told no more");
+        task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn alone_it_serves_what_is_good() {
+        let refusal = IntentError::Metadata(MetadataError::NoOtherReplica(BrokerId(1)));
+        let (one, _controller, task) = damaged(Err(refusal)).await;
+        let alone = || matches!(one.consume(1), Err(PartitionError::Damaged { alone: true, .. }));
+        until("the controller's answer is known", alone).await;
+        assert!(!one.consume(0).unwrap().is_empty());
+        assert_eq!(one.end(), 3);
+        task.abort();
+    }
+}
