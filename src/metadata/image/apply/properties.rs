@@ -312,7 +312,7 @@ fn check_epochs(
             prop_assert!(new.leader_epoch == old.leader_epoch || new.leader_epoch == old.leader_epoch.next());
             if let Some(leader) = new.leader.filter(|_| new.leader != old.leader) {
                 // The proposal that completes a move brings the heir into the ISR in the same command.
-                let moved = old.adding().contains(&leader) && new.reassignment.is_none();
+                let moved = old.reassignment.is_some() && new.reassignment.is_none() && old.target().contains(&leader);
                 let clean = old.isr.contains(&leader) || old.elr.contains(&leader) || moved;
                 prop_assert!(clean || new.unclean_epoch == Some(new.leader_epoch), "{:?} to {:?}", old, new);
             }
