@@ -6,75 +6,47 @@ use super::reader::{is_reset, note};
 use super::topics::{Places, TOPICS};
 use crate::clock::Clock;
 use crate::history::{Commit, Place, Reader};
-use anyhow::Context as _;
 use rdkafka::TopicPartitionList;
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::Offset;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 pub const GROUP: &str = "chaos";
 const FINISHED_WITHIN: Duration = Duration::from_secs(20);
-const LAST_COMMIT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(100);
 const COMMIT_EVERY: Duration = Duration::from_millis(700);
 const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
 const ASK_TIMES: u32 = 6;
 
 pub struct Running {
-    told: Receiver<Reader>,
-    commits: Arc<Commits>,
+    ended: Receiver<()>,
+    noted: Arc<Noted>,
 }
 
 impl Running {
-    /// Waits for the end, after `stop_reading` was set. The client itself is not waited for: closing one that has lost
-    /// all its brokers may take for ever.
-    pub fn finish(self) -> anyhow::Result<(Reader, Vec<Commit>)> {
-        let reader = self.told.recv_timeout(FINISHED_WITHIN).context("a member of the group hangs")?;
-        Ok((reader, self.commits.taken()))
-    }
-}
-
-/// Told by callbacks: a commit that waits for its answer may wait for ever, too.
-struct Commits {
-    answered: Mutex<Vec<Commit>>,
-    places: Arc<Places>,
-    clock: Clock,
-}
-
-impl Commits {
-    fn taken(&self) -> Vec<Commit> {
-        std::mem::take(&mut *self.answered.lock().expect("nobody panics with the commits"))
-    }
-}
-
-struct Context(Arc<Commits>);
-
-impl ClientContext for Context {
-    /// Nodes that are down are told of elsewhere.
-    fn error(&self, _: KafkaError, _: &str) {}
-}
-
-impl ConsumerContext for Context {
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let Context(commits) = self;
-        let at_ms = commits.clock.ms();
-        if result.is_err() {
-            return;
+    /// Waits for the end, after `stop_reading` was set, but not for ever: a client that was once told of no broker at
+    /// all forgets them all, and then neither a commit nor its closing comes to an end. What it had noted counts.
+    pub fn finish(self) -> (Reader, Vec<Commit>) {
+        if self.ended.recv_timeout(FINISHED_WITHIN).is_err() {
+            eprintln!("a member of the group hangs in its client");
         }
-        for element in offsets.elements() {
-            if let (Offset::Offset(offset), Ok(())) = (element.offset(), element.error())
-                && let Some(place) = commits.places.number(element.topic(), element.partition())
-            {
-                commits.answered.lock().expect("nobody panics with the commits").push(Commit { place, offset, at_ms });
-            }
-        }
+        (std::mem::take(&mut *locked(&self.noted.reader)), std::mem::take(&mut *locked(&self.noted.commits)))
     }
+}
+
+/// What a member has read and has had its commits answered for.
+#[derive(Default)]
+struct Noted {
+    reader: Mutex<Reader>,
+    commits: Mutex<Vec<Commit>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics with it")
 }
 
 /// `as_reader`: as which reader the whole group counts in the progress.
@@ -86,20 +58,17 @@ pub fn start(
     progress: &Arc<Progress>,
     clock: Clock,
 ) -> anyhow::Result<Running> {
-    let commits = Arc::new(Commits { answered: Mutex::default(), places: places.clone(), clock });
-    let consumer: BaseConsumer<Context> = client::consumer(bootstrap, name)
+    let consumer: BaseConsumer = client::consumer(bootstrap, name)
         .set("group.id", GROUP)
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "500")
         .set("auto.offset.reset", "earliest")
-        .create_with_context(Context(commits.clone()))?;
+        .create()?;
     consumer.subscribe(&TOPICS.map(|topic| topic.name))?;
-    let mut member = Member {
-        reader: Reader { name: name.to_string(), ..Reader::default() },
-        pending: BTreeMap::new(),
-        places: places.clone(),
-    };
-    let (tell, told) = mpsc::channel();
+    let mut member = Member { noted: Arc::default(), pending: BTreeMap::new(), places: places.clone(), clock };
+    let noted = member.noted.clone();
+    locked(&noted.reader).name = name.to_string();
+    let (tell, ended) = mpsc::channel();
     let progress = progress.clone();
     std::thread::Builder::new().name(name.to_string()).spawn(move || {
         let mut committed = Instant::now();
@@ -109,10 +78,12 @@ pub fn start(
                     if let Some(read) = note(&message, &member.places, clock) {
                         progress.read(as_reader, read.place, read.offset);
                         member.pending.insert(read.place, read.offset + 1);
-                        member.reader.reads.push(read);
+                        locked(&member.noted.reader).reads.push(read);
                     }
                 }
-                Some(Err(error)) if is_reset(&error) => member.reader.resets.push((clock.ms(), error.to_string())),
+                Some(Err(error)) if is_reset(&error) => {
+                    locked(&member.noted.reader).resets.push((clock.ms(), error.to_string()));
+                }
                 Some(Err(_)) | None => {}
             }
             if committed.elapsed() >= COMMIT_EVERY {
@@ -121,43 +92,42 @@ pub fn start(
             }
         }
         member.commit(&consumer);
-        // Callbacks come while it polls.
-        let until = Instant::now() + LAST_COMMIT;
-        while Instant::now() < until {
-            let _ = consumer.poll(POLL);
-        }
-        // Whoever waited has given up, then.
-        let _ = tell.send(member.reader);
+        // Whoever waited may have given up.
+        let _ = tell.send(());
     })?;
-    Ok(Running { told, commits })
+    Ok(Running { ended, noted })
 }
 
 struct Member {
-    reader: Reader,
+    noted: Arc<Noted>,
     /// Read since the last commit: the offset to go on from.
     pending: BTreeMap<Place, i64>,
     places: Arc<Places>,
+    clock: Clock,
 }
 
 impl Member {
-    fn commit(&mut self, consumer: &BaseConsumer<Context>) {
+    fn commit(&mut self, consumer: &BaseConsumer) {
         if self.pending.is_empty() {
             return;
         }
         // What was taken away in a rebalance is the next member's to commit.
         let Ok(assigned) = consumer.assignment() else { return };
         let mut list = TopicPartitionList::new();
+        let mut asked = Vec::new();
         let pending = std::mem::take(&mut self.pending);
         for (place, offset) in pending {
             let name = &self.places.names[usize::from(place)];
             if assigned.find_partition(&name.topic, name.partition).is_some() {
                 list.add_partition_offset(&name.topic, name.partition, Offset::Offset(offset)).expect("an offset");
+                asked.push((place, offset));
             }
         }
-        if list.count() > 0 {
-            // One that is refused at once is not answered, and so not counted on.
-            let _ = consumer.commit(&list, CommitMode::Async);
+        if asked.is_empty() || consumer.commit(&list, CommitMode::Sync).is_err() {
+            return;
         }
+        let at_ms = self.clock.ms();
+        locked(&self.noted.commits).extend(asked.into_iter().map(|(place, offset)| Commit { place, offset, at_ms }));
     }
 }
 

@@ -57,7 +57,7 @@ impl Load {
         self.progress.stop_reading.store(true, Ordering::Relaxed);
         history.readers = self.readers.into_iter().map(reader::Running::finish).collect::<anyhow::Result<_>>()?;
         for member in self.members {
-            let (reader, commits) = member.finish()?;
+            let (reader, commits) = member.finish();
             history.members.push(reader);
             history.commits.extend(commits);
         }
