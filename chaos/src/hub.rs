@@ -6,15 +6,17 @@ use crate::cluster::layout::Layout;
 use crate::cluster::namespaces;
 use crate::run;
 use anyhow::Context;
-use rustix::process::{Signal, geteuid, getppid, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, geteuid, getppid, kill_process, set_parent_process_death_signal};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub const EXIT_FOUND: u8 = 1;
 pub const EXIT_FAILED: u8 = 2;
+const ENDED_WITHIN: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let seed = match args.seed {
@@ -24,10 +26,11 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64 % 1_000_000_000)
         }
     };
-    let interrupted = on_interrupt()?;
+    let is_outer = args.network_of.is_none() && geteuid().is_root();
+    let interrupted = on_interrupt(!is_outer)?;
     match args.network_of {
         Some(pid) => inside(&args, seed, Some(pid), interrupted),
-        None if geteuid().is_root() => outside(&args, seed),
+        None if geteuid().is_root() => outside(&args, seed, &interrupted),
         None => {
             let pid = std::process::id();
             let code = inside(&args, seed, None, interrupted);
@@ -37,8 +40,9 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Ctrl-C and SIGTERM set the flag; both processes get a Ctrl-C, and the outer waits for the inner.
-fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+/// Ctrl-C and SIGTERM set the flag. The outer process passes it on and waits for the inner one, which ends by force if
+/// it does not end by itself: what it leaves behind is the outer's to remove.
+fn on_interrupt(by_force: bool) -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let of_thread = flag.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -52,14 +56,19 @@ fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
                 }
-                of_thread.store(true, Ordering::Relaxed);
+                if !of_thread.swap(true, Ordering::Relaxed) && by_force {
+                    std::thread::spawn(|| {
+                        std::thread::sleep(ENDED_WITHIN);
+                        std::process::exit(i32::from(EXIT_FAILED));
+                    });
+                }
             }
         });
     })?;
     Ok(flag)
 }
 
-fn outside(args: &Args, seed: u64) -> anyhow::Result<ExitCode> {
+fn outside(args: &Args, seed: u64, interrupted: &AtomicBool) -> anyhow::Result<ExitCode> {
     let pid = std::process::id();
     namespaces::remove_leftovers();
     let status = namespaces::make(pid, args.nodes).and_then(|()| {
@@ -70,11 +79,27 @@ fn outside(args: &Args, seed: u64) -> anyhow::Result<ExitCode> {
             command.args(["--seed", &seed.to_string()]);
         }
         command.args(["--network-of", &pid.to_string()]);
-        command.status().context("`ip netns exec` does not start")
+        let child = command.spawn().context("`ip netns exec` does not start")?;
+        wait(child, interrupted)
     });
     namespaces::remove(pid);
     let code = status?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(EXIT_FAILED);
     Ok(ExitCode::from(code))
+}
+
+fn wait(mut child: Child, interrupted: &AtomicBool) -> anyhow::Result<ExitStatus> {
+    let mut told = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if interrupted.load(Ordering::Relaxed) && !told {
+            told = true;
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a process has a number")?;
+            kill_process(pid, Signal::TERM)?;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
 }
 
 fn inside(args: &Args, seed: u64, network_of: Option<u32>, interrupted: Arc<AtomicBool>) -> anyhow::Result<ExitCode> {

@@ -69,7 +69,7 @@ pub fn finish(driver: &mut Driver, mut load: Load, history: &mut History) -> any
         }
     }
     let places = load.places.clone();
-    load.stop_reading(history);
+    load.stop_reading(history)?;
     history.committed = group::committed(&bootstrap, &places)?;
     if driver.world.page_cache_lost {
         history.forget_page_cache();

@@ -10,26 +10,43 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::Offset;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 pub const GROUP: &str = "chaos";
+const FINISHED_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(100);
 const COMMIT_EVERY: Duration = Duration::from_millis(700);
 const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
 const ASK_TIMES: u32 = 6;
 
 pub struct Running {
-    thread: JoinHandle<(Reader, Vec<Commit>)>,
+    ended: Receiver<()>,
+    noted: Arc<Noted>,
 }
 
 impl Running {
-    /// Waits for the end, after `stop_reading` was set.
+    /// Waits for the end, after `stop_reading` was set, but not for ever: a client that was once told of no broker at
+    /// all forgets them all, and then neither a commit nor its closing comes to an end. What it had noted counts.
     pub fn finish(self) -> (Reader, Vec<Commit>) {
-        self.thread.join().expect("a member's thread does not panic")
+        if self.ended.recv_timeout(FINISHED_WITHIN).is_err() {
+            eprintln!("a member of the group hangs in its client");
+        }
+        (std::mem::take(&mut *locked(&self.noted.reader)), std::mem::take(&mut *locked(&self.noted.commits)))
     }
+}
+
+/// What a member has read and has had its commits answered for.
+#[derive(Default)]
+struct Noted {
+    reader: Mutex<Reader>,
+    commits: Mutex<Vec<Commit>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics with it")
 }
 
 /// `as_reader`: as which reader the whole group counts in the progress.
@@ -48,15 +65,12 @@ pub fn start(
         .set("auto.offset.reset", "earliest")
         .create()?;
     consumer.subscribe(&TOPICS.map(|topic| topic.name))?;
-    let mut member = Member {
-        reader: Reader { name: name.to_string(), ..Reader::default() },
-        commits: Vec::new(),
-        pending: BTreeMap::new(),
-        places: places.clone(),
-        clock,
-    };
+    let mut member = Member { noted: Arc::default(), pending: BTreeMap::new(), places: places.clone(), clock };
+    let noted = member.noted.clone();
+    locked(&noted.reader).name = name.to_string();
+    let (tell, ended) = mpsc::channel();
     let progress = progress.clone();
-    let thread = std::thread::Builder::new().name(name.to_string()).spawn(move || {
+    std::thread::Builder::new().name(name.to_string()).spawn(move || {
         let mut committed = Instant::now();
         while !progress.stop_reading.load(Ordering::Relaxed) {
             match consumer.poll(POLL) {
@@ -64,10 +78,12 @@ pub fn start(
                     if let Some(read) = note(&message, &member.places, clock) {
                         progress.read(as_reader, read.place, read.offset);
                         member.pending.insert(read.place, read.offset + 1);
-                        member.reader.reads.push(read);
+                        locked(&member.noted.reader).reads.push(read);
                     }
                 }
-                Some(Err(error)) if is_reset(&error) => member.reader.resets.push((clock.ms(), error.to_string())),
+                Some(Err(error)) if is_reset(&error) => {
+                    locked(&member.noted.reader).resets.push((clock.ms(), error.to_string()));
+                }
                 Some(Err(_)) | None => {}
             }
             if committed.elapsed() >= COMMIT_EVERY {
@@ -76,14 +92,14 @@ pub fn start(
             }
         }
         member.commit(&consumer);
-        (member.reader, member.commits)
+        // Whoever waited may have given up.
+        let _ = tell.send(());
     })?;
-    Ok(Running { thread })
+    Ok(Running { ended, noted })
 }
 
 struct Member {
-    reader: Reader,
-    commits: Vec<Commit>,
+    noted: Arc<Noted>,
     /// Read since the last commit: the offset to go on from.
     pending: BTreeMap<Place, i64>,
     places: Arc<Places>,
@@ -98,8 +114,8 @@ impl Member {
         // What was taken away in a rebalance is the next member's to commit.
         let Ok(assigned) = consumer.assignment() else { return };
         let mut list = TopicPartitionList::new();
-        let pending = std::mem::take(&mut self.pending);
         let mut asked = Vec::new();
+        let pending = std::mem::take(&mut self.pending);
         for (place, offset) in pending {
             let name = &self.places.names[usize::from(place)];
             if assigned.find_partition(&name.topic, name.partition).is_some() {
@@ -111,7 +127,7 @@ impl Member {
             return;
         }
         let at_ms = self.clock.ms();
-        self.commits.extend(asked.into_iter().map(|(place, offset)| Commit { place, offset, at_ms }));
+        locked(&self.noted.commits).extend(asked.into_iter().map(|(place, offset)| Commit { place, offset, at_ms }));
     }
 }
 

@@ -52,13 +52,15 @@ impl Load {
         }
     }
 
-    pub fn stop_reading(self, history: &mut History) {
+    /// Errors: a client hangs.
+    pub fn stop_reading(self, history: &mut History) -> anyhow::Result<()> {
         self.progress.stop_reading.store(true, Ordering::Relaxed);
-        history.readers = self.readers.into_iter().map(reader::Running::finish).collect();
+        history.readers = self.readers.into_iter().map(reader::Running::finish).collect::<anyhow::Result<_>>()?;
         for member in self.members {
             let (reader, commits) = member.finish();
             history.members.push(reader);
             history.commits.extend(commits);
         }
+        Ok(())
     }
 }

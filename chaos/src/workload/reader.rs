@@ -5,28 +5,29 @@ use super::progress::Progress;
 use super::topics::Places;
 use crate::clock::Clock;
 use crate::history::{Place, Read, Reader, Value};
-use anyhow::bail;
+use anyhow::{Context, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
+const FINISHED_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(100);
 /// Everything there is must be readable by then at the end.
 const LAST_READ: Duration = Duration::from_secs(60);
 
 pub struct Running {
-    thread: JoinHandle<Reader>,
+    told: Receiver<Reader>,
 }
 
 impl Running {
-    /// Waits for the end, after `stop_reading` was set.
-    pub fn finish(self) -> Reader {
-        self.thread.join().expect("a reader's thread does not panic")
+    /// Waits for the end, after `stop_reading` was set; not for the client itself, whose closing may take for ever.
+    pub fn finish(self) -> anyhow::Result<Reader> {
+        self.told.recv_timeout(FINISHED_WITHIN).context("a reader hangs")
     }
 }
 
@@ -55,7 +56,8 @@ pub fn start(
     consumer.assign(&places.at_beginning())?;
     let (places, progress) = (places.clone(), progress.clone());
     let mut reader = Reader { name: name.clone(), ..Reader::default() };
-    let thread = std::thread::Builder::new().name(name).spawn(move || {
+    let (tell, told) = mpsc::channel();
+    std::thread::Builder::new().name(name).spawn(move || {
         while !progress.stop_reading.load(Ordering::Relaxed) {
             match consumer.poll(POLL) {
                 Some(Ok(message)) => {
@@ -68,9 +70,10 @@ pub fn start(
                 Some(Err(_)) | None => {}
             }
         }
-        reader
+        // Whoever waited has given up, then.
+        let _ = tell.send(reader);
     })?;
-    Ok(Running { thread })
+    Ok(Running { told })
 }
 
 /// Reads each place from its beginning up to its high watermark; what is missing by the deadline is missing.
