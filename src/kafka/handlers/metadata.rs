@@ -174,7 +174,10 @@ impl View<'_> {
             Wishes::All => self.image.topics.values().map(|topic| self.topic(topic)).collect(),
             Wishes::Some(wishes) => wishes.iter().map(|wish| self.wished(wish, failures)).collect(),
         };
-        let brokers = self.image.brokers.iter().filter(|(id, broker)| !broker.fenced || self.lingering.contains(id));
+        let listed = |broker: BrokerId| self.is_live(broker) || self.lingering.contains(&broker);
+        // With nobody listed some clients (librdkafka 2.12 and later) forget every address they know, for good.
+        let nobody = !self.image.brokers.iter().any(|(id, broker)| listed(*id) && self.door.endpoint(broker).is_some());
+        let brokers = self.image.brokers.iter().filter(|(id, _)| nobody || listed(**id));
         let brokers = brokers.filter_map(|(id, broker)| {
             let endpoint = self.door.endpoint(broker)?;
             Some(

@@ -70,6 +70,25 @@ fn a_broker_lost_a_moment_ago_is_listed_and_its_replicas_are_offline_all_the_sam
 }
 
 #[test]
+fn with_every_broker_fenced_all_are_listed_all_the_same() {
+    let mut image = testing::image();
+    for id in [1, 2] {
+        image.brokers.get_mut(&BrokerId(id)).unwrap().fenced = true;
+    }
+    let view = View {
+        image: &image,
+        door: DOOR,
+        me: BrokerId(2),
+        lingering: BTreeSet::new(),
+        version: 13,
+        topic_operations: false,
+        cluster_operations: false,
+    };
+    let response = view.build(&names(&["orders"]), &Failures::new());
+    assert_eq!(response.brokers.len(), 3, "a client that is told of nobody can never ask again");
+}
+
+#[test]
 fn a_partition_without_a_leader_is_a_row_with_an_error() {
     let partitions = &build(9, DOOR, &names(&["orders"])).topics[0].partitions;
     assert_eq!(partitions.len(), 3);
