@@ -33,6 +33,8 @@ impl Controller {
     pub async fn run_elections(&self, mut stop: watch::Receiver<bool>) {
         let mut updates = self.quorum.subscribe();
         let mut leadership = self.quorum.leadership();
+        // A node that led when it stopped may lead again before this task begins.
+        leadership.mark_changed();
         let mut watched: Option<Watched> = None;
         let mut rounds = FuturesUnordered::<BoxFuture<'_, ()>>::new();
         let mut tick = tokio::time::interval(election::TICK);
@@ -165,5 +167,65 @@ impl Watched {
             preferred.observe(image, changed.iter().copied(), now);
         }
         self.leaderless.observe(image, changed, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::replica_states::StatesFuture;
+    use super::*;
+    use crate::config::broker::{BrokerConfigs, ListenerConfig, NodeConfig};
+    use crate::metadata::quorum::{Quorum, QuorumConfig};
+    use crate::metadata::raft::types::RaftNodeId;
+    use crate::platform::random;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    struct Nobody;
+
+    impl super::super::replica_states::ReplicaStates for Nobody {
+        fn ask(&self, _: BrokerId, _: Vec<TopicPartition>) -> StatesFuture<'_> {
+            Box::pin(async { Err("nobody is there".to_string()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_controller_that_led_before_it_listened_acts_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let me = RaftNodeId { node: BrokerId(1), directory: DirectoryId(random::uuid()) };
+        let config = QuorumConfig { dir: folder.path().join("metadata"), me, cluster_id: None };
+        let (quorum, _service) = Quorum::start(config).await.unwrap();
+        quorum.initialize(ClusterId(random::uuid()), BTreeMap::from([(me, "127.0.0.1:1".to_string())])).await.unwrap();
+        tokio::time::timeout(LONG, quorum.leadership().wait_for(|l| l.is_controller)).await.unwrap().unwrap();
+
+        let given = BTreeMap::from([("min.insync.replicas".to_string(), "1".to_string())]);
+        let listener = ListenerConfig { name: "x".into(), bind: "x:1".into(), advertised: "x:1".into() };
+        let config = NodeConfig {
+            node_id: BrokerId(1),
+            data_dir: folder.path().into(),
+            is_broker: true,
+            is_controller: true,
+            rack: None,
+            kafka_listeners: Vec::new(),
+            replica_listener: listener.clone(),
+            cluster_listener: listener.clone(),
+            admin_listener: listener,
+            controllers: Vec::new(),
+            kafka: BrokerConfigs { given, ..Default::default() },
+        };
+        let controller = Controller::new(quorum.clone(), Arc::new(config), Arc::new(Nobody));
+        let (_stop, stopped) = watch::channel(false);
+        let acting = async {
+            while quorum.image().configs.overrides.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = controller.run_elections(stopped) => panic!("it ended"),
+            done = tokio::time::timeout(LONG, acting) => done.expect("the controller's first act: the cluster's defaults"),
+        }
     }
 }
