@@ -3,6 +3,7 @@
 use super::plan::Fault;
 use super::power::PowerCut;
 use crate::admin::Admin;
+use crate::admin::proto::QuorumMember;
 use crate::chance::Chance;
 use crate::cluster::cli::Cli;
 use crate::cluster::disk::{self, Damage};
@@ -244,6 +245,13 @@ impl World {
                     .any(|node| node.broker && node.liveness() != crate::admin::proto::Liveness::Alive)
             {
                 return Some(format!("node {node} does not see all brokers alive"));
+            }
+            // A wiped controller votes again only under its new identity: without that, another one wiped takes the
+            // majority's metadata away for good.
+            let lives =
+                |m: &&QuorumMember| answer.nodes.iter().any(|n| n.id == m.node && n.directory_id == m.directory_id);
+            if let Some(lost) = answer.quorum.iter().filter(|m| m.voter).find(|m| !lives(m)) {
+                return Some(format!("node {node} sees a vote of node {}'s folder that is gone", lost.node));
             }
             if partitions.without_leader + partitions.under_replicated > 0 {
                 return Some(format!(
