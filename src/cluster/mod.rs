@@ -11,6 +11,7 @@
 //! a node whose folder was lost ─ refill ─→ tells what happens by itself, and when it is done
 //! ```
 
+mod agreement;
 pub mod channel;
 pub mod formation;
 mod handover;

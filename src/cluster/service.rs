@@ -1,5 +1,6 @@
 //! `highwater.cluster.v1.Cluster` as this node serves it.
 
+use super::agreement::{Agreement, Finding};
 use super::membership;
 use super::node::{Node, parse_uuid};
 use super::proto::*;
@@ -11,6 +12,7 @@ use crate::ids::*;
 use crate::metadata::command::{Answer, BrokerRegistration, MetadataError};
 use crate::metadata::intent::Intent;
 use crate::metadata::raft::types::{decode_message, encode_message};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
@@ -26,11 +28,19 @@ pub struct ClusterService {
     sessions: Sessions,
     replicas: LocalReplicas,
     connections: AtomicU64,
+    agreement: Arc<Mutex<Agreement>>,
 }
 
 impl ClusterService {
     pub fn new(node: Node, controller: Arc<Controller>, sessions: Sessions, replicas: LocalReplicas) -> ClusterService {
-        ClusterService { node, controller, sessions, replicas, connections: AtomicU64::new(0) }
+        ClusterService {
+            node,
+            controller,
+            sessions,
+            replicas,
+            connections: AtomicU64::new(0),
+            agreement: Arc::default(),
+        }
     }
 
     async fn is_initialized(&self) -> Result<bool, Status> {
@@ -113,18 +123,18 @@ impl cluster_server::Cluster for ClusterService {
         let peer = request.remote_addr();
         let mut inbound = request.into_inner();
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
-        let (node, sessions) = (self.node.clone(), self.sessions.clone());
+        let (node, sessions, agreement) = (self.node.clone(), self.sessions.clone(), self.agreement.clone());
         let (answers, outbound) = mpsc::channel(ANSWERS_MAX);
         tokio::spawn(async move {
             let mut heard: Option<(BrokerId, BrokerEpoch)> = None;
             // However the stream ends, it is a hint that the broker may be gone.
             while let Ok(Some(message)) = inbound.message().await {
                 let answer = match checked_beat(&node, &message, connection) {
-                    Ok(_) if node.quorum.differs_at(RaftIndex(message.hashed_index), message.image_hash) => {
+                    Ok(_) if differs(&node, &agreement, &message) => {
                         tracing::error!(
                             broker = message.broker_id,
                             index = message.hashed_index,
-                            "this broker's metadata image is not the controller's: it is told to stop"
+                            "this broker's metadata image is not that of most others: it is told to stop"
                         );
                         Ok(HeartbeatAnswer {
                             cluster_id: node.cluster.text(),
@@ -175,6 +185,26 @@ impl cluster_server::Cluster for ClusterService {
     ) -> Result<Response<PartitionStatesAnswer>, Status> {
         self.node.cluster.check(&request.get_ref().cluster_id)?;
         Ok(Response::new(self.replicas.answer(&self.node, request.get_ref())?))
+    }
+}
+
+/// Only the controller judges: others may not have heard of all.
+fn differs(node: &Node, agreement: &Mutex<Agreement>, beat: &Heartbeat) -> bool {
+    let image = node.quorum.image();
+    let Some(broker) = image.brokers.get(&BrokerId(beat.broker_id)) else { return false };
+    if !node.leadership().is_controller || broker.epoch.0 != beat.broker_epoch {
+        return false;
+    }
+    let mut agreement = agreement.lock();
+    agreement.retain(|broker| image.brokers.contains_key(&broker));
+    let index = RaftIndex(beat.hashed_index);
+    match agreement.report(BrokerId(beat.broker_id), index, beat.image_hash, &broker.registration.version) {
+        Finding::Agrees => false,
+        Finding::Differs => true,
+        Finding::Disputed => {
+            tracing::error!(broker = beat.broker_id, %index, "two nodes hold different metadata, and no majority holds either");
+            false
+        }
     }
 }
 

@@ -15,8 +15,6 @@ use tokio::sync::{broadcast, watch};
 const UPDATES_MAX: usize = 1_024;
 /// Entries between two hashes of the image: one takes as long as writing the image out.
 const HASHED_EVERY: u64 = 1_000;
-/// Hashes kept for peers that are a little behind or ahead.
-const HASHES_MAX: usize = 16;
 
 /// Invariant: the image, the history and the updates sent move together, under the history's lock; so a subscriber that
 /// subscribes first and takes the image next misses nothing.
@@ -26,7 +24,7 @@ pub struct Publisher {
     updates: broadcast::Sender<Update>,
     applied: watch::Sender<RaftIndex>,
     /// By index; the same on every node (invariant 5).
-    hashes: Mutex<BTreeMap<RaftIndex, u64>>,
+    newest_hash: Mutex<Option<(RaftIndex, u64)>>,
 }
 
 impl Publisher {
@@ -36,34 +34,28 @@ impl Publisher {
             history: Mutex::new(History::default()),
             updates: broadcast::Sender::new(UPDATES_MAX),
             applied: watch::Sender::new(RaftIndex(0)),
-            hashes: Mutex::default(),
+            newest_hash: Mutex::default(),
         }
     }
 
     /// Called with the image after each entry: at every [`HASHED_EVERY`]th its hash is taken, beside whatever goes on.
     pub fn hash_in_turn(self: &Arc<Self>, image: &Image) {
-        if image.index.0.is_multiple_of(HASHED_EVERY) {
+        if image.index.0 > 0 && image.index.0.is_multiple_of(HASHED_EVERY) {
             let (own, image) = (self.clone(), image.clone());
             tokio::task::spawn_blocking(move || own.keep_hash(image.index, image.hash()));
         }
     }
 
     fn keep_hash(&self, index: RaftIndex, hash: u64) {
-        let mut hashes = self.hashes.lock();
-        hashes.insert(index, hash);
-        while hashes.len() > HASHES_MAX {
-            hashes.pop_first();
+        let mut newest = self.newest_hash.lock();
+        if newest.is_none_or(|(known, _)| known < index) {
+            *newest = Some((index, hash));
         }
     }
 
     /// The newest hash taken, and its index.
     pub fn newest_hash(&self) -> Option<(RaftIndex, u64)> {
-        self.hashes.lock().last_key_value().map(|(index, hash)| (*index, *hash))
-    }
-
-    /// The hash at an index, if it was taken and is kept.
-    pub fn hash_at(&self, index: RaftIndex) -> Option<u64> {
-        self.hashes.lock().get(&index).copied()
+        *self.newest_hash.lock()
     }
 
     pub fn image(&self) -> Arc<Image> {
@@ -119,7 +111,6 @@ impl Publisher {
 mod tests {
     use super::*;
     use crate::metadata::command::Command;
-    use crate::metadata::quorum::differs;
 
     fn image(entries: u64, odd: bool) -> Image {
         let mut image = Image::default();
@@ -149,17 +140,23 @@ mod tests {
             (hashed(image(1_000, false)).await, hashed(image(1_000, false)).await, hashed(image(1_000, true)).await);
         let (index, hash) = same.newest_hash().unwrap();
         assert_eq!(index, RaftIndex(1_000), "every thousandth");
-        assert!(!differs(ours.hash_at(index), hash));
+        assert_eq!(ours.newest_hash(), Some((index, hash)));
         let (index, hash) = other.newest_hash().unwrap();
-        assert!(differs(ours.hash_at(index), hash));
-        assert!(!differs(ours.hash_at(RaftIndex(2_000)), hash), "an index that is not known says nothing");
+        assert_ne!(ours.newest_hash(), Some((index, hash)));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_hashed_before_there_is_anything() {
+        let publisher = Arc::new(Publisher::new());
+        publisher.hash_in_turn(&Image::default());
+        tokio::task::yield_now().await;
+        assert_eq!(publisher.newest_hash(), None, "index 0 stands for no hash");
     }
 
     #[test]
-    fn few_hashes_are_kept() {
+    fn the_newest_hash_stays() {
         let publisher = Publisher::new();
-        (0..100).for_each(|index| publisher.keep_hash(RaftIndex(index), index));
-        assert_eq!(publisher.hashes.lock().len(), HASHES_MAX);
-        assert_eq!(publisher.newest_hash(), Some((RaftIndex(99), 99)));
+        [1_000, 3_000, 2_000].into_iter().for_each(|index| publisher.keep_hash(RaftIndex(index), index));
+        assert_eq!(publisher.newest_hash(), Some((RaftIndex(3_000), 3_000)));
     }
 }

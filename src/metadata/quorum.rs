@@ -63,11 +63,6 @@ pub struct Leadership {
     pub is_controller: bool,
 }
 
-/// Whether two hashes of the image at one index say that it is not the same; one that is not known says nothing.
-pub(super) fn differs(ours: Option<u64>, theirs: u64) -> bool {
-    ours.is_some_and(|ours| ours != theirs)
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum ProposeError {
     #[error("this node is not the controller; the leader is {0:?}")]
@@ -224,11 +219,6 @@ impl Quorum {
     /// The newest hash of this node's image, with its index: taken every so many entries (invariant 5).
     pub fn image_hash(&self) -> Option<(RaftIndex, u64)> {
         self.core.publisher.newest_hash()
-    }
-
-    /// Whether a peer's image, hashed at `index`, is another than this node's was there.
-    pub fn differs_at(&self, index: RaftIndex, hash: u64) -> bool {
-        differs(self.core.publisher.hash_at(index), hash)
     }
 
     pub fn leadership(&self) -> watch::Receiver<Leadership> {

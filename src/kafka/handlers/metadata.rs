@@ -14,6 +14,7 @@ use crate::metadata::command::MetadataError;
 use crate::metadata::image::Image;
 use crate::metadata::image::topics::{Partition, Topic};
 use crate::metadata::intent::{Intent, IntentAnswer, IntentError, SubmitError, TopicIntent};
+use crate::platform::clock;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -84,9 +85,13 @@ pub async fn handle(context: &RequestContext, request: MetadataRequest) -> Metad
 /// and told of the dead one it may ask again only minutes later. Waits a moment at most.
 async fn settled(services: &Services) -> Arc<Image> {
     let mut updates = services.quorum.subscribe();
+    let Some(until) = services.hosted.in_doubt(&services.quorum.image()) else { return services.quorum.image() };
     loop {
         let image = services.quorum.image();
-        let Some(until) = services.hosted.in_doubt(&image) else { return image };
+        // One deadline a request: contact that is lost again and again must not hold it for ever.
+        if clock::now() >= until || services.hosted.in_doubt(&image).is_none() {
+            return image;
+        }
         tokio::select! {
             update = updates.recv() => if matches!(update, Err(RecvError::Closed)) { return image },
             () = tokio::time::sleep_until(until.into()) => {}

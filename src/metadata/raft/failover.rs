@@ -92,9 +92,16 @@ impl Failover {
     /// Before a real vote is answered: gives up the lease on a leader that this voter called gone.
     pub async fn keep_promise(&self, candidate: &Vote) -> Result<(), Fatal<RaftNodeId>> {
         let Some(to) = candidate.leader_id().voted_for() else { return Ok(()) };
+        // Metrics lag behind while the core writes a vote: that a lease was given up is remembered here.
         let current = self.raft.metrics().borrow().vote;
         let leased = current.is_committed() && current.leader_id().voted_for() != Some(to);
-        if leased && *candidate > current && self.standing.lock().promised(to, clock::now()) {
+        let (view, now) = (self.view(), clock::now());
+        let gives_up = {
+            let mut standing = self.standing.lock();
+            standing.give_way(&view, now);
+            leased && *candidate > current && standing.gives_up_lease(to, current, now)
+        };
+        if gives_up {
             self.raft.trigger().elect().await?;
         }
         Ok(())
@@ -111,9 +118,8 @@ impl Failover {
     }
 
     fn address(&self, node: RaftNodeId) -> Option<String> {
-        let metrics = self.raft.metrics();
-        let address = metrics.borrow().membership_config.membership().get_node(&node).map(|n| n.address.clone());
-        address
+        let members = self.raft.metrics().borrow().membership_config.clone();
+        members.membership().get_node(&node).map(|n| n.address.clone())
     }
 
     async fn campaign_when_due(self) {

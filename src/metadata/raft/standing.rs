@@ -30,7 +30,7 @@ const TURN: Duration = Duration::from_millis(20);
 /// disks are slow an election takes longer than this, and must not be run over by the next one.
 const RETRY: Duration = Duration::from_millis(120);
 const RETRIES_DOUBLED_MAX: u32 = 4;
-/// After letting another campaign: an election with a slow disk on both sides.
+/// After letting another campaign; doubled as above, for the same reason.
 const YIELD: Duration = Duration::from_millis(300);
 const RETRY_STEP: Duration = Duration::from_millis(40);
 /// A pre-vote is worth a real vote for this long.
@@ -104,15 +104,37 @@ pub struct Standing {
     gone: Option<(RaftNodeId, Instant)>,
     not_before: Instant,
     /// Whom this voter let campaign, and when.
-    granted: Option<(RaftNodeId, Instant)>,
+    granted: Option<Grant>,
+    /// The vote under which this voter last gave its lease up: once is enough.
+    given_up: Option<Vote>,
+    /// While pre-votes are asked for.
+    asking: bool,
     /// Campaigns since a leader was heard.
     campaigns: u32,
     looked: Instant,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Grant {
+    to: RaftNodeId,
+    at: Instant,
+    /// It holds more of the log, or else a higher id: it is the one to win.
+    is_stronger: bool,
+}
+
 impl Standing {
     pub fn new(me: RaftNodeId, now: Instant) -> Standing {
-        Standing { me, heard: now, gone: None, not_before: now, granted: None, campaigns: 0, looked: now }
+        Standing {
+            me,
+            heard: now,
+            gone: None,
+            not_before: now,
+            granted: None,
+            given_up: None,
+            asking: false,
+            campaigns: 0,
+            looked: now,
+        }
     }
 
     /// A message of a live leader came in.
@@ -120,6 +142,7 @@ impl Standing {
         self.heard = now;
         self.gone = None;
         self.campaigns = 0;
+        self.not_before = now;
     }
 
     /// A dial of the leader was refused, or not answered after its connection broke.
@@ -160,11 +183,13 @@ impl Standing {
     pub fn campaigning(&mut self, view: &View, now: Instant) {
         self.not_before = now + (RETRY + RETRY_STEP * view.place(self.me)) * 2u32.pow(self.campaigns);
         self.campaigns = (self.campaigns + 1).min(RETRIES_DOUBLED_MAX);
+        self.asking = true;
     }
 
     /// A campaign's answers took their time; that was no pause of this node.
     pub fn campaigned(&mut self, now: Instant) {
         self.looked = now;
+        self.asking = false;
     }
 
     /// Asked to vote, `mine` being the end of this voter's log. `dialed`: the leader that was just found alive.
@@ -200,24 +225,36 @@ impl Standing {
             self.heard = now.checked_sub(SILENCE * 2).unwrap_or(self.heard);
             return Opinion::Answer(PreVoteAnswer::LongerLog);
         }
-        let other =
-            self.granted.filter(|(to, at)| *to != asked.candidate && now.saturating_duration_since(*at) < RETRY);
-        if other.is_some() {
+        let is_stronger = asked.last_log_id > mine || asked.candidate > self.me;
+        let other = self.granted.filter(|g| g.to != asked.candidate && now.saturating_duration_since(g.at) < RETRY);
+        if other.is_some() || (self.asking && !is_stronger) {
             return Opinion::Answer(PreVoteAnswer::Busy);
         }
-        self.granted = Some((asked.candidate, now));
-        self.not_before = now + YIELD + RETRY_STEP * view.place(self.me);
+        self.granted = Some(Grant { to: asked.candidate, at: now, is_stronger });
+        self.give_way(view, now);
         Opinion::Answer(PreVoteAnswer::Granted)
     }
 
-    /// This voter told `candidate` that it would vote for it: its lease on the leader is to be given up.
-    pub fn promised(&self, candidate: RaftNodeId, now: Instant) -> bool {
-        self.granted.is_some_and(|(to, at)| to == candidate && now.saturating_duration_since(at) < GRANT_HOLDS)
+    /// A candidate asks for its vote: its election is not to be run over.
+    pub fn give_way(&mut self, view: &View, now: Instant) {
+        let until = now + (YIELD + RETRY_STEP * view.place(self.me)) * 2u32.pow(self.campaigns);
+        self.not_before = self.not_before.max(until);
     }
 
-    /// Another candidate was promised a vote so lately that it is better left alone.
+    /// This voter told `candidate` that it would vote for it: its lease on the leader of `current` is to be given up, once.
+    pub fn gives_up_lease(&mut self, candidate: RaftNodeId, current: Vote, now: Instant) -> bool {
+        let holds = GRANT_HOLDS * 2u32.pow(self.campaigns);
+        let promised = self.granted.is_some_and(|g| g.to == candidate && now.saturating_duration_since(g.at) < holds);
+        if !promised || self.given_up == Some(current) {
+            return false;
+        }
+        self.given_up = Some(current);
+        true
+    }
+
+    /// A stronger candidate was promised a vote so lately that it is better left alone.
     pub fn yields(&self, now: Instant) -> bool {
-        self.granted.is_some_and(|(_, at)| now.saturating_duration_since(at) < RETRY)
+        self.granted.is_some_and(|g| g.is_stronger && now.saturating_duration_since(g.at) < RETRY)
     }
 }
 

@@ -94,7 +94,8 @@ fn a_candidate_is_refused_while_the_leader_is_heard() {
     let asked = PreVote { candidate: id(3), last_log_id: log(1, 9) };
     let lives = story.standing.opinion(&story.view, &asked, log(1, 9), Some(id(1)), story.at(210));
     assert_eq!(lives, Opinion::Answer(PreVoteAnswer::LeaderLives));
-    assert!(!story.standing.promised(id(3), story.at(211)));
+    let now = story.at(211);
+    assert!(!story.standing.gives_up_lease(id(3), Vote::new_committed(1, id(1)), now));
 }
 
 #[test]
@@ -102,8 +103,14 @@ fn a_candidate_is_let_once_the_leader_is_gone_or_silent() {
     let mut story = Story::of(2, 3, Some(1));
     story.standing.found_gone(id(1), story.at(10));
     assert_eq!(story.asked_by(3, log(1, 9), log(1, 9), 11), GRANTED);
-    assert!(story.standing.promised(id(3), story.at(11)));
-    assert!(!story.standing.promised(id(3), story.at(600)), "for a moment only");
+    let (leader, now, later) = (Vote::new_committed(1, id(1)), story.at(11), story.at(600));
+    assert!(!story.standing.gives_up_lease(id(1), leader, now), "another was promised");
+    assert!(!story.standing.gives_up_lease(id(3), leader, later), "for a moment only");
+    assert!(story.standing.gives_up_lease(id(3), leader, now));
+    assert!(
+        !story.standing.gives_up_lease(id(3), leader, now),
+        "once: campaigning again would outrank what it promised"
+    );
     assert_eq!(story.due(12), Some(351), "its own turn waits for what comes of that");
 
     let mut silent = Story::of(2, 3, Some(1));
@@ -136,6 +143,40 @@ fn one_candidate_at_a_time() {
     assert_eq!(story.asked_by(5, log(1, 9), log(1, 9), 13), GRANTED, "it may ask again");
     assert!(story.standing.yields(story.at(20)));
     assert_eq!(story.asked_by(3, log(1, 9), log(1, 9), 150), GRANTED, "nothing came of the first");
+}
+
+#[test]
+fn two_that_ask_each_other_do_not_both_give_up() {
+    let campaigner = |me| {
+        let mut story = Story::of(me, 3, Some(1));
+        story.standing.found_gone(id(1), story.at(10));
+        story.standing.campaigning(&story.view, story.at(10));
+        story
+    };
+    let (mut two, mut three) = (campaigner(2), campaigner(3));
+    assert_eq!(three.asked_by(2, log(1, 9), log(1, 9), 12), Opinion::Answer(PreVoteAnswer::Busy));
+    assert_eq!(two.asked_by(3, log(1, 9), log(1, 9), 12), GRANTED);
+    assert!(two.standing.yields(two.at(13)) && !three.standing.yields(three.at(13)));
+    assert_eq!(campaigner(3).asked_by(2, log(1, 9), log(1, 8), 12), GRANTED, "a longer log wins");
+}
+
+#[test]
+fn a_leader_heard_ends_every_waiting() {
+    let mut story = Story::of(3, 3, None);
+    (0..6).for_each(|_| story.standing.campaigning(&story.view, story.at(10)));
+    story.view.leader = Some(id(1));
+    story.standing.heard(story.at(100));
+    story.standing.found_gone(id(1), story.at(110));
+    assert_eq!(story.due(111), Some(110), "killed just after it was elected: again at once");
+}
+
+#[test]
+fn elections_that_fail_leave_each_other_more_and_more_room() {
+    let mut story = Story::of(2, 3, None);
+    (0..3).for_each(|_| story.standing.campaigning(&story.view, story.at(10)));
+    story.standing.campaigned(story.at(10));
+    assert_eq!(story.asked_by(3, log(1, 9), log(1, 9), 2_000), GRANTED);
+    assert_eq!(story.due(2_001), Some(2_000 + (300 + 40) * 8), "a slow disk needs that long for its votes");
 }
 
 #[test]
