@@ -253,7 +253,9 @@ impl Reconciler {
         let mut ids = Vec::new();
         for partition in partitions {
             self.inner.remove(partition.id);
-            let (before, _) = partition.stop(false);
+            // First the image, where it still has the partition: who waits here is told who leads now.
+            let (before, _) = partition.apply(&self.image, clock::now());
+            let _never_served_again = partition.stop(false);
             self.announce(&partition, before, Standing::Stopped);
             ids.push(partition.id);
         }

@@ -97,14 +97,8 @@ impl World {
                 let deleted = self.process(broker).partition.delete_records(Offset(number(offset)));
                 vec![deleted.map_or_else(|error| error_name(&error), |start| format!("log start {start}"))]
             }
-            ["crashes"] => {
-                self.crash(broker, false);
-                Vec::new()
-            }
-            ["stops"] => {
-                self.crash(broker, true);
-                Vec::new()
-            }
+            ["crashes"] => self.crash(broker, false),
+            ["stops"] => self.crash(broker, true),
             ["restarts", how @ ..] => {
                 let restart = Restart {
                     clean: self.machines[&broker].clean,
@@ -217,7 +211,7 @@ impl World {
                 let what = if outcome.appended.duplicate { "a duplicate of what lies at" } else { "appended at" };
                 match outcome.wait {
                     Some(wait) => {
-                        self.waiting.push((value.to_string(), wait));
+                        self.waiting.push((broker, value.to_string(), wait));
                         vec![format!("{what} {at}, waits")]
                     }
                     None => vec![format!("{what} {at}")],

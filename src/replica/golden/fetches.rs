@@ -22,6 +22,12 @@ pub struct ParkedFetch {
     high_watermark: Offset,
 }
 
+impl ParkedFetch {
+    pub fn is_at(&self, partition: &Arc<Partition>) -> bool {
+        Arc::ptr_eq(&self.at, partition)
+    }
+}
+
 type Answer = Result<ReadOutcome, PartitionError>;
 
 impl World {

@@ -73,7 +73,8 @@ pub struct World {
     pub index: u64,
     pub durability: Durability,
     pub machines: BTreeMap<i32, Machine>,
-    pub waiting: Vec<(String, HighWatermarkWait)>,
+    /// Producers, by the broker that owes them an answer.
+    pub waiting: Vec<(i32, String, HighWatermarkWait)>,
     pub proposed: BTreeMap<i32, Vec<Proposed>>,
     /// On their way to the controller, and given up by who sent them.
     pub delayed: Vec<(i32, BrokerEpoch, IsrProposal)>,
@@ -277,8 +278,17 @@ impl World {
         machine.process = Some(Process { node, partition, queues, logs, strays_removed: false });
     }
 
-    /// The process ends here and now.
-    pub fn crash(&mut self, broker: i32, clean: bool) {
+    /// The process ends here and now. A killed one answers nobody.
+    pub fn crash(&mut self, broker: i32, clean: bool) -> Vec<String> {
+        let mut said = Vec::new();
+        if !clean {
+            self.waiting.retain(|(at, what, _)| {
+                if *at == broker {
+                    said.push(format!("{what} gets no answer"));
+                }
+                *at != broker
+            });
+        }
         let machine = self.machines.get_mut(&broker).expect("a known broker");
         let Process { node, partition, queues, logs, .. } = machine.process.take().expect("a running broker");
         let status = partition.status();
@@ -286,7 +296,9 @@ impl World {
         node.flusher.stop();
         let (_, closed) = partition.stop(clean);
         machine.clean = clean && closed.is_ok();
+        self.parked.retain(|parked| clean || !parked.is_at(&partition));
         drop((partition, node, queues, logs));
+        said
     }
 
     pub fn process(&self, broker: i32) -> &Process {
@@ -317,6 +329,7 @@ impl World {
         let assigned = is_assigned(&image, id(), me);
         let hosts = process.partition.standing() != Standing::Stopped;
         if hosts && !assigned {
+            process.partition.apply(&image, clock::now());
             let _let_go = process.partition.stop(false);
             process.logs.delete(id()).unwrap();
             said.push("sets its folder aside".into());
@@ -370,7 +383,7 @@ impl World {
     /// Replies that came.
     pub fn replies(&mut self) -> Vec<String> {
         let mut said = Vec::new();
-        self.waiting.retain_mut(|(what, wait)| match wait.0.try_recv() {
+        self.waiting.retain_mut(|(_, what, wait)| match wait.0.try_recv() {
             Ok(Ok(())) => {
                 said.push(format!("{what} is acknowledged"));
                 false
