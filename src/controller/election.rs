@@ -77,7 +77,9 @@ fn wish(image: &Image, partition: &Partition) -> Option<(BrokerId, ElectionReaso
     let may_lead =
         |id: &BrokerId| partition.isr.contains(id) && image.brokers.get(id).is_some_and(|b| b.takes_replicas());
     if image.brokers.get(&leader).is_some_and(|b| b.shutting_down) {
-        let heir = partition.replicas.iter().find(|id| **id != leader && may_lead(id))?;
+        let mut others = partition.replicas.iter().filter(|id| **id != leader && partition.isr.contains(id));
+        // As `apply` chooses: a drained broker is better than none, and its leader is about to go.
+        let heir = others.clone().find(|id| may_lead(id)).or_else(|| others.find(|id| image.is_active(**id)))?;
         return Some((*heir, ElectionReason::Shutdown));
     }
     // It led because nobody else could; now somebody can.
@@ -126,6 +128,10 @@ pub fn asked(image: &Image, id: TopicPartition) -> Result<Election, IntentError>
         reason: ElectionReason::Preferred,
     })
 }
+
+#[cfg(test)]
+#[path = "election_stories.rs"]
+mod stories;
 
 #[cfg(test)]
 mod tests {

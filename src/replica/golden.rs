@@ -4,6 +4,8 @@
 //! `GOLDEN=write cargo test --lib golden` writes what happens now; read the difference before you keep it.
 
 mod actions;
+mod commands;
+mod fetches;
 mod world;
 
 use crate::platform::disk;

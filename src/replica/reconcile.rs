@@ -14,6 +14,7 @@ use super::role::Standing;
 use crate::config::broker::BrokerConfigs;
 use crate::config::topic::{Durability, TopicConfig};
 use crate::ids::*;
+use crate::log::folder::Found;
 use crate::metadata::command::ConfigResource;
 use crate::metadata::event::Event;
 use crate::metadata::image::Image;
@@ -201,7 +202,7 @@ impl Reconciler {
     }
 
     fn is_assigned(&self, id: TopicPartition) -> bool {
-        self.image.partition(id).is_some_and(|p| p.replicas.contains(&self.inner.node.broker))
+        is_assigned(&self.image, id, self.inner.node.broker)
     }
 
     fn announce(&mut self, partition: &Arc<Partition>, before: Standing, now: Standing) {
@@ -252,7 +253,9 @@ impl Reconciler {
         let mut ids = Vec::new();
         for partition in partitions {
             self.inner.remove(partition.id);
-            let (before, _) = partition.stop(false);
+            // First the image, where it still has the partition: who waits here is told who leads now.
+            let (before, _) = partition.apply(&self.image, clock::now());
+            let _never_served_again = partition.stop(false);
             self.announce(&partition, before, Standing::Stopped);
             ids.push(partition.id);
         }
@@ -321,9 +324,7 @@ impl Reconciler {
     }
 
     async fn tell_ready(&mut self) {
-        let epoch = self.inner.node.epoch().0;
-        let is_caught_up = u64::try_from(epoch).is_ok_and(|epoch| epoch > 0 && self.image.index.0 >= epoch);
-        if !is_caught_up {
+        if !is_caught_up(&self.image, self.inner.node.epoch()) {
             return;
         }
         if !self.strays_removed {
@@ -339,7 +340,7 @@ impl Reconciler {
     async fn remove_strays(&self) {
         let folder = self.inner.folder.clone();
         let strays = match tokio::task::spawn_blocking(move || folder.found()).await {
-            Ok(Ok(found)) => found.into_iter().map(|f| f.id).filter(|id| !self.is_assigned(*id)).collect::<Vec<_>>(),
+            Ok(Ok(found)) => strays(found, &self.image, self.inner.node.broker),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the data folder could not be searched for deleted partitions");
                 return;
@@ -350,6 +351,20 @@ impl Reconciler {
             self.delete_folders(strays).await;
         }
     }
+}
+
+pub(super) fn is_assigned(image: &Image, id: TopicPartition, me: BrokerId) -> bool {
+    image.partition(id).is_some_and(|p| p.replicas.contains(&me))
+}
+
+/// The image holds the registration under `epoch`, so it tells of all that was deleted while this node was away.
+pub(super) fn is_caught_up(image: &Image, epoch: BrokerEpoch) -> bool {
+    u64::try_from(epoch.0).is_ok_and(|epoch| epoch > 0 && image.index.0 >= epoch)
+}
+
+/// Rule 13: the folders found that an image which has caught up does not assign to this node.
+pub(super) fn strays(found: Vec<Found>, image: &Image, me: BrokerId) -> Vec<TopicPartition> {
+    found.into_iter().map(|folder| folder.id).filter(|id| !is_assigned(image, *id, me)).collect()
 }
 
 type Moved = (Arc<Partition>, Standing, Standing);

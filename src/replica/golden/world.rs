@@ -1,8 +1,9 @@
 //! The cluster that scripts play in: an image and three nodes that see it when they are told to.
 
+use super::fetches::ParkedFetch;
 use crate::config::topic::Durability;
 use crate::ids::*;
-use crate::log::flush::Flusher;
+use crate::log::flush::{FlushTask, Flusher};
 use crate::log::folder::LogFolder;
 use crate::log::partition_log::PartitionLog;
 use crate::metadata::command::*;
@@ -16,7 +17,8 @@ use crate::replica::damage::Word;
 use crate::replica::follower::ReplicaConfig;
 use crate::replica::node::{Node, Proposed, Queues};
 use crate::replica::partition::{HighWatermarkWait, Partition, PartitionError};
-use crate::replica::role::log_config;
+use crate::replica::reconcile::{is_assigned, is_caught_up, strays};
+use crate::replica::role::{Standing, log_config};
 use crate::replica::synced::sync_all;
 use crate::replica::testing::{id, topic_config};
 use bytes::Bytes;
@@ -33,6 +35,8 @@ pub struct Restart {
     pub wiped: bool,
     /// What was not synced is gone.
     pub power_lost: bool,
+    /// It must learn the metadata from its beginning: no log is opened before an image says which.
+    pub blank: bool,
 }
 
 /// One broker's process, or what is left of it.
@@ -41,6 +45,7 @@ pub struct Process {
     pub partition: Arc<Partition>,
     pub queues: Queues,
     pub logs: LogFolder,
+    strays_removed: bool,
 }
 
 pub struct Machine {
@@ -54,15 +59,26 @@ pub struct Machine {
     pub durable: Offset,
     pub clean: bool,
     pub fault: Option<Armed>,
+    /// What it last acted on: a restarted process opens what that assigns to it.
+    seen: Image,
+    pub holds_flushes: bool,
+    /// Begun and not ended.
+    pub flush: Option<FlushTask>,
 }
 
 pub struct World {
     pub image: Image,
+    /// The image before the topic was created.
+    pub early: Image,
     pub index: u64,
     pub durability: Durability,
     pub machines: BTreeMap<i32, Machine>,
-    pub waiting: Vec<(String, HighWatermarkWait)>,
+    /// Producers, by the broker that owes them an answer.
+    pub waiting: Vec<(i32, String, HighWatermarkWait)>,
     pub proposed: BTreeMap<i32, Vec<Proposed>>,
+    /// On their way to the controller, and given up by who sent them.
+    pub delayed: Vec<(i32, BrokerEpoch, IsrProposal)>,
+    pub parked: Vec<ParkedFetch>,
 }
 
 fn endpoint() -> Endpoint {
@@ -122,11 +138,14 @@ impl World {
     pub fn empty() -> World {
         World {
             image: Image::default(),
+            early: Image::default(),
             index: 0,
             durability: Durability::Sync,
             machines: BTreeMap::new(),
             waiting: Vec::new(),
             proposed: BTreeMap::new(),
+            delayed: Vec::new(),
+            parked: Vec::new(),
         }
     }
 
@@ -144,6 +163,9 @@ impl World {
                 Some(format!("isr {}{elr}", list(new)))
             }
             Event::ReplicaDamaged { broker, from, .. } => Some(format!("broker {broker} is damaged from {from} on")),
+            Event::ReassignmentBegan { from, to, .. } => Some(format!("moves from {} to {}", list(from), list(to))),
+            Event::ReassignmentCompleted { replicas, .. } => Some(format!("moved to {}", list(replicas))),
+            Event::ReassignmentCancelled { replicas, .. } => Some(format!("back on {}", list(replicas))),
             _ => None,
         });
         (applied.answer, told.collect())
@@ -153,10 +175,10 @@ impl World {
         self.image.brokers.get(&BrokerId(broker)).map_or(BrokerEpoch(-1), |b| b.epoch)
     }
 
-    /// Brokers 1 to 3, alive, with topic `t` on `replicas`.
-    pub fn begin(&mut self, durability: Durability, min_isr: &str, replicas: &[i32]) {
+    /// Brokers 1 to `brokers`, alive, with topic `t` on `replicas`.
+    pub fn begin(&mut self, durability: Durability, min_isr: &str, replicas: &[i32], brokers: i32) {
         self.durability = durability;
-        for broker in 1..=3 {
+        for broker in 1..=brokers {
             let machine = Machine {
                 data: tempfile::tempdir().unwrap(),
                 process: None,
@@ -167,6 +189,9 @@ impl World {
                 durable: Offset::ZERO,
                 clean: false,
                 fault: None,
+                seen: Image::default(),
+                holds_flushes: false,
+                flush: None,
             };
             self.machines.insert(broker, machine);
             self.register(broker, false);
@@ -181,10 +206,12 @@ impl World {
             assignments: vec![replicas.iter().copied().map(BrokerId).collect()],
             configs: configs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
         };
+        self.early = self.image.clone();
         self.commit(&Command::CreateTopics { topics: vec![topic] });
-        for broker in replicas {
-            self.start(*broker, Restart::default());
-            self.see(*broker);
+        for broker in 1..=brokers {
+            self.machines.get_mut(&broker).expect("made above").seen = self.image.clone();
+            self.start(broker, Restart::default());
+            self.see(broker);
         }
     }
 
@@ -224,6 +251,8 @@ impl World {
             machine.folder += 1;
             machine.high_watermark = Offset::ZERO;
         }
+        machine.holds_flushes = false;
+        machine.flush = None;
         machine.boot += u32::from(how.rebooted || how.power_lost);
         machine.clean = how.clean;
         let config = topic_config(durability);
@@ -239,35 +268,105 @@ impl World {
         if !how.power_lost {
             partition.mind_opened(known);
         }
-        machine.process = Some(Process { node, partition, queues, logs });
+        if how.blank || !is_assigned(&machine.seen, id(), BrokerId(broker)) {
+            // A log that it did not open, or has not got.
+            let _let_go = partition.stop(false);
+            if !how.blank {
+                logs.delete(id()).unwrap();
+            }
+        }
+        machine.process = Some(Process { node, partition, queues, logs, strays_removed: false });
     }
 
-    /// The process ends here and now.
-    pub fn crash(&mut self, broker: i32, clean: bool) {
+    /// The process ends here and now. A killed one answers nobody.
+    pub fn crash(&mut self, broker: i32, clean: bool) -> Vec<String> {
+        let mut said = Vec::new();
+        if !clean {
+            self.waiting.retain(|(at, what, _)| {
+                if *at == broker {
+                    said.push(format!("{what} gets no answer"));
+                }
+                *at != broker
+            });
+        }
         let machine = self.machines.get_mut(&broker).expect("a known broker");
-        let Process { node, partition, queues, logs } = machine.process.take().expect("a running broker");
+        let Process { node, partition, queues, logs, .. } = machine.process.take().expect("a running broker");
         let status = partition.status();
         (machine.high_watermark, machine.durable) = (status.high_watermark, status.durable_end);
         node.flusher.stop();
         let (_, closed) = partition.stop(clean);
         machine.clean = clean && closed.is_ok();
+        self.parked.retain(|parked| clean || !parked.is_at(&partition));
         drop((partition, node, queues, logs));
+        said
     }
 
     pub fn process(&self, broker: i32) -> &Process {
         self.machines[&broker].process.as_ref().unwrap_or_else(|| panic!("broker {broker} does not run"))
     }
 
-    pub fn see(&self, broker: i32) {
-        let process = self.process(broker);
-        process.node.image.store(Arc::new(self.image.clone()));
-        process.partition.apply(&self.image, clock::now());
+    pub fn up(&self) -> Vec<i32> {
+        self.machines.iter().filter(|(_, machine)| machine.process.is_some()).map(|(broker, _)| *broker).collect()
+    }
+
+    pub fn hosts(&self, broker: i32) -> bool {
+        self.process(broker).partition.standing() != Standing::Stopped
+    }
+
+    pub fn see(&mut self, broker: i32) -> Vec<String> {
+        self.see_image(broker, self.image.clone())
+    }
+
+    /// As the reconciler does: what is hosted and assigned takes its role, what is only assigned is opened, what is only
+    /// hosted is set aside; and once the image has this process's registration, so is what nobody knows any more.
+    pub fn see_image(&mut self, broker: i32, image: Image) -> Vec<String> {
+        let (me, mut said, durability) = (BrokerId(broker), Vec::new(), self.durability);
+        let machine = self.machines.get_mut(&broker).expect("a known broker");
+        machine.seen = image.clone();
+        let process = machine.process.as_mut().unwrap_or_else(|| panic!("broker {broker} does not run"));
+        process.node.image.store(Arc::new(image.clone()));
+        let config = topic_config(durability);
+        let assigned = is_assigned(&image, id(), me);
+        let hosts = process.partition.standing() != Standing::Stopped;
+        if hosts && !assigned {
+            process.partition.apply(&image, clock::now());
+            let _let_go = process.partition.stop(false);
+            process.logs.delete(id()).unwrap();
+            said.push("sets its folder aside".into());
+        }
+        if !hosts && assigned {
+            let log = process.logs.log(id(), "t", log_config(&config)).unwrap();
+            said.push(format!("opens its log, which ends at {}", log.log_end()));
+            let known = machine.high_watermark;
+            process.partition = Partition::new(process.node.clone(), id(), "t".into(), log, known, &config);
+        }
+        if assigned {
+            process.partition.apply(&image, clock::now());
+        }
+        let others = image.topics.keys().map(|topic| TopicPartition::new(*topic, 0)).filter(|other| *other != id());
+        for other in others.filter(|other| is_assigned(&image, *other, me)) {
+            drop(process.logs.log(other, "t", log_config(&config)).unwrap());
+        }
+        if is_caught_up(&image, process.node.epoch()) && !std::mem::replace(&mut process.strays_removed, true) {
+            for stray in strays(process.logs.found().unwrap(), &image, me) {
+                process.logs.delete(stray).unwrap();
+                said.push("sets a folder aside that nobody knows any more".into());
+            }
+        }
+        said
+    }
+
+    pub fn folder_line(&self, broker: i32) -> String {
+        let found = self.process(broker).logs.found().unwrap();
+        let names: Vec<&str> =
+            found.iter().map(|found| if found.id == id() { "the topic's" } else { "the other topic's" }).collect();
+        format!("{broker}: {}", if names.is_empty() { "none".into() } else { names.join(", ") })
     }
 
     /// What flushes are due are done; what was suspected or proposed is left for the script.
     pub async fn settle(&mut self) {
         if self.durability == Durability::Sync {
-            for machine in self.machines.values() {
+            for machine in self.machines.values().filter(|machine| !machine.holds_flushes) {
                 if let Some(process) = &machine.process {
                     sync_all(&process.node.flusher, vec![process.partition.clone()]).await;
                 }
@@ -284,7 +383,7 @@ impl World {
     /// Replies that came.
     pub fn replies(&mut self) -> Vec<String> {
         let mut said = Vec::new();
-        self.waiting.retain_mut(|(what, wait)| match wait.0.try_recv() {
+        self.waiting.retain_mut(|(_, what, wait)| match wait.0.try_recv() {
             Ok(Ok(())) => {
                 said.push(format!("{what} is acknowledged"));
                 false
@@ -303,11 +402,15 @@ impl World {
     }
 
     pub fn partition_line(&self) -> String {
-        let partition = self.image.partition(id()).expect("the topic is there");
+        let Some(partition) = self.image.partition(id()) else { return "there is no such topic".into() };
         let leader = partition.leader.map_or("-".to_string(), |b| b.to_string());
         let (isr, elr) = (list(&partition.isr), list(&partition.elr));
         let (leader_epoch, epoch) = (partition.leader_epoch, partition.partition_epoch);
-        format!("leader {leader} · isr {isr} · elr {elr} · epochs {leader_epoch}/{epoch}")
+        let moving = partition.reassignment.as_ref().map_or(String::new(), |moving| {
+            let (adding, removing) = (list(&moving.adding), list(&moving.removing));
+            format!(" · to {}: adding {adding}, removing {removing}", list(&partition.target()))
+        });
+        format!("leader {leader} · isr {isr} · elr {elr} · epochs {leader_epoch}/{epoch}{moving}")
     }
 
     /// What a node holds, read back from its disk.

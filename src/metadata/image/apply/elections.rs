@@ -25,7 +25,9 @@ impl Change<'_> {
         if !self.image.is_active(leader) || !old.replicas.contains(&leader) {
             return Err(MetadataError::IneligibleLeader(leader));
         }
-        if old.leader.is_some() && self.image.is_draining(leader) {
+        // Where the leader is on its way out, a drained broker may be all there is.
+        let stays = old.leader.is_some_and(|current| self.image.is_active(current));
+        if stays && self.image.is_draining(leader) {
             return Err(MetadataError::IneligibleLeader(leader));
         }
         let next = match choose(old, leader, self.image) {
