@@ -69,7 +69,7 @@ pub async fn serve(
         replicas: parts.replicas,
     };
     let door = Routes::new()
-        .with(ClusterServer::new(ClusterService { node, quorum: parts.quorum.clone() }))
+        .with(ClusterServer::new(ClusterService { node, quorum: parts.quorum.clone(), hosted: parts.hosted.clone() }))
         .with(QuorumServer::new(QuorumService { controller: parts.controller.clone() }))
         .with(TopicsServer::new(TopicsService {
             node,
