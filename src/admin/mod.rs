@@ -13,6 +13,7 @@ mod addresses;
 mod brokers;
 mod cluster;
 mod door;
+mod elections;
 mod errors;
 mod events;
 mod groups;
