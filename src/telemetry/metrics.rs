@@ -254,14 +254,13 @@ mod tests {
     #[test]
     fn the_documentation_lists_exactly_these() {
         let rows = include_str!("../../docs/metrics.md").lines().filter(|line| line.starts_with("| `highwater_"));
-        let documented: Vec<Vec<&str>> = rows
-            .map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect())
-            .collect();
+        let documented: Vec<Vec<&str>> =
+            rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect();
         assert_eq!(documented.len(), ALL.len());
         for (row, metric) in documented.iter().zip(ALL) {
             let name = match &metric.label {
-                Some(label) => format!("{}{{{}}}", metric.name, label.name),
-                None => metric.name.to_string(),
+                Some(label) => format!("`{}{{{}}}`", metric.name, label.name),
+                None => format!("`{}`", metric.name),
             };
             let kind = if metric.kind == Kind::Counter { "counter" } else { "gauge" };
             assert_eq!(row[..3], [name.as_str(), kind, metric.unit]);
