@@ -209,6 +209,11 @@ fn a_clients_moves_and_elections_have_kafkas_codes_and_the_last_resort_is_asked_
     wait_for("3 leads", SOON, || (partitions(&cluster, "u")?[0].2 == 3).then_some(()));
     assert_eq!(ask(&cluster, &["elect", "0", "u", "0"]), serde_json::json!([84]), "ELECTION_NOT_NEEDED");
     assert_eq!(ask(&cluster, &["elect", "1", "u", "0"]), serde_json::json!([84]), "it has a leader");
+    let elected = json(&cluster, &["topic", "elect", "u"]).expect("told");
+    assert_eq!(elected["results"][0]["outcome"], "not needed", "{elected}");
+    assert_eq!(elected["results"][0]["leader"], 3, "{elected}");
+    let none = cluster.cli(1, &["topic", "elect", "u", "--unclean"]);
+    assert!(none.assert_ok("nothing to elect").stdout().contains("has a leader"), "{}", none.stdout());
 
     // A move that cannot go on is listed, and cancelled.
     cluster.kill(2);
@@ -224,6 +229,10 @@ fn a_clients_moves_and_elections_have_kafkas_codes_and_the_last_resort_is_asked_
     cluster.cli(1, &["topic", "create", "v", "-p", "1", "-r", "2", "--config", config]).assert_ok("create");
     cluster.cli(1, &["topic", "reassign", "v", "--replicas", "3,4"]).assert_ok("reassign");
     wait_in_sync(&cluster, "v");
+    // As `u`, and asked for by command.
+    cluster.cli(1, &["topic", "create", "w", "-p", "1", "-r", "2"]).assert_ok("create");
+    cluster.cli(1, &["topic", "reassign", "w", "--replicas", "3,4"]).assert_ok("reassign");
+    wait_in_sync(&cluster, "w");
 
     let mut load = Load::start(&cluster.bootstrap(), "u", 1);
     load.wait_acked(100, SOON);
@@ -232,11 +241,20 @@ fn a_clients_moves_and_elections_have_kafkas_codes_and_the_last_resort_is_asked_
     assert_eq!(ask(&cluster, &["elect", "0", "u", "0"]), serde_json::json!([80]), "PREFERRED_LEADER_NOT_AVAILABLE");
     load.finish();
     cluster.kill(4);
-    for topic in ["u", "v"] {
+    for topic in ["u", "v", "w"] {
         wait_for("nobody leads", SOON, || (partitions(&cluster, topic)?[0].2 == -1).then_some(()));
     }
     assert_eq!(ask(&cluster, &["elect", "1", "u", "0"]), serde_json::json!([83]), "ELIGIBLE_LEADERS_NOT_AVAILABLE");
+    let unclean = ["topic", "elect", "w", "--unclean", "--yes"];
+    let refused = cluster.cli(1, &unclean);
+    assert!(!refused.ok() && refused.stdout().contains("refused"), "nobody is there: {}", refused.stdout());
     cluster.start_node(3);
+    let unconfirmed = cluster.cli(1, &unclean[..4]);
+    let told = unconfirmed.stderr();
+    assert!(!unconfirmed.ok() && told.contains("ACKNOWLEDGED RECORDS") && told.contains("--yes"), "{told}");
+    assert_eq!(partitions(&cluster, "w").expect("described")[0].2, -1, "nothing was done");
+    wait_for("3 is elected by command", SOON, || cluster.cli(1, &unclean).ok().then_some(()));
+    assert_eq!(partitions(&cluster, "w").expect("described")[0].2, 3);
     wait_for("3 is elected uncleanly, once it tells what it holds", SOON, || {
         (ask(&cluster, &["elect", "1", "u", "0"]) == serde_json::json!([0])).then_some(())
     });

@@ -8,6 +8,7 @@ use crate::ids::BrokerId;
 use crate::metadata::image::Image;
 use crate::metadata::image::brokers::Broker;
 use crate::metadata::quorum::{Quorum, QuorumStatus};
+use crate::replica::hosted::Hosted;
 use std::collections::BTreeMap;
 use tonic::{Request, Response, Status};
 
@@ -15,6 +16,7 @@ use tonic::{Request, Response, Status};
 pub struct ClusterService {
     pub node: BrokerId,
     pub quorum: Quorum,
+    pub hosted: Hosted,
 }
 
 #[tonic::async_trait]
@@ -24,13 +26,15 @@ impl Cluster for ClusterService {
         request: Request<DescribeClusterRequest>,
     ) -> Result<Response<DescribeClusterResponse>, Status> {
         let image = self.quorum.image();
-        let mut answer = describe(self.node, &image, &self.quorum.status());
+        let damaged = i32::try_from(self.hosted.gauges().damaged()).unwrap_or(i32::MAX);
+        let mut answer = describe(self.node, &image, &self.quorum.status(), damaged);
         answer.image_hash = request.into_inner().image_hash.then(|| image.hash());
         Ok(Response::new(answer))
     }
 }
 
-fn describe(answered_by: BrokerId, image: &Image, status: &QuorumStatus) -> DescribeClusterResponse {
+/// `damaged`: replicas on the node that answers.
+fn describe(answered_by: BrokerId, image: &Image, status: &QuorumStatus, damaged: i32) -> DescribeClusterResponse {
     let mut nodes: BTreeMap<BrokerId, Node> =
         image.brokers.iter().map(|(id, broker)| (*id, node_of(*id, broker))).collect();
     for member in &status.members {
@@ -42,7 +46,7 @@ fn describe(answered_by: BrokerId, image: &Image, status: &QuorumStatus) -> Desc
         });
         node.controller |= member.voter;
     }
-    let partitions = count_partitions(image, &mut nodes);
+    let partitions = PartitionCounts { damaged, ..count_partitions(image, &mut nodes) };
     DescribeClusterResponse {
         cluster_id: image.cluster_id.to_string(),
         answered_by: answered_by.0,
@@ -179,12 +183,13 @@ mod tests {
             members: vec![voter(1), voter(9)],
             ..QuorumStatus::default()
         };
-        let answer = describe(BrokerId(1), &image, &status);
+        let answer = describe(BrokerId(1), &image, &status, 2);
         assert_eq!(answer.nodes.iter().map(|node| node.id).collect::<Vec<_>>(), [1, 2, 9]);
         assert!(answer.nodes[0].controller && !answer.nodes[1].controller && !answer.nodes[2].broker);
         assert_eq!((answer.nodes[0].leaders, answer.nodes[1].replicas, answer.nodes[1].in_sync), (1, 1, 0));
         assert_eq!(answer.nodes[1].liveness(), Liveness::Fenced);
         assert_eq!((answer.controller, answer.term), (Some(9), 5));
-        assert_eq!(answer.partitions.unwrap().under_replicated, 1);
+        let partitions = answer.partitions.unwrap();
+        assert_eq!((partitions.total, partitions.under_replicated, partitions.damaged), (1, 1, 2));
     }
 }

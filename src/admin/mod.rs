@@ -1,4 +1,4 @@
-//! For operators: gRPC with reflection and health, and two plain HTTP pages for probes, on one port.
+//! For operators: gRPC with reflection and health, and three plain HTTP pages for probes and Prometheus, on one port.
 //!
 //! ```text
 //! admin port ─→ door (by path) ─┬→ Cluster, Topics, Groups,
@@ -6,16 +6,20 @@
 //!                               ├→ Brokers, Reassignments    the same; progress is asked of the replicas
 //!                               ├→ Events.Watch              kept history, then updates, pulled at the reader's pace
 //!                               ├→ health, reflection
-//!                               └→ /healthz, /readyz         HTTP/1 too
+//!                               ├→ /healthz, /readyz         HTTP/1 too
+//!                               └→ /metrics                  what the house keeps anyway, and events counted
 //! ```
 
 mod addresses;
 mod brokers;
 mod cluster;
+mod counts;
 mod door;
+mod elections;
 mod errors;
 mod events;
 mod groups;
+mod metrics;
 pub mod proto;
 mod quorum;
 mod reassignments;

@@ -2,8 +2,10 @@
 
 use super::brokers::BrokersService;
 use super::cluster::ClusterService;
-use super::door::Routes;
+use super::counts::{self, Counts};
+use super::door::{Page, Routes};
 use super::groups::GroupsService;
+use super::metrics::Metrics;
 use super::proto::DESCRIPTORS;
 use super::proto::brokers_server::BrokersServer;
 use super::proto::cluster_server::ClusterServer;
@@ -48,7 +50,8 @@ pub struct AdminParts {
 }
 
 /// Binds `listener` and serves on it until `stop` turns true; the task ends when the last call has, at most two
-/// seconds later. Health is SERVING, and `/readyz` answers 200, while `ready` is true.
+/// seconds later. Health is SERVING, and `/readyz` answers 200, while `ready` is true. Events are counted for `/metrics`
+/// from here on.
 pub async fn serve(
     parts: AdminParts,
     listener: ListenerConfig,
@@ -68,8 +71,15 @@ pub async fn serve(
         controller: parts.controller.clone(),
         replicas: parts.replicas,
     };
+    let counts = Counts::default();
+    tokio::spawn(counts::follow(parts.quorum.clone(), counts.clone(), stop.clone()));
+    let metrics = Arc::new(Metrics::new(node, parts.quorum.clone(), parts.hosted.clone(), counts));
+    let metrics: Page = Arc::new(move || {
+        let metrics = metrics.clone();
+        Box::pin(async move { Ok(metrics.page().await) })
+    });
     let door = Routes::new()
-        .with(ClusterServer::new(ClusterService { node, quorum: parts.quorum.clone() }))
+        .with(ClusterServer::new(ClusterService { node, quorum: parts.quorum.clone(), hosted: parts.hosted.clone() }))
         .with(QuorumServer::new(QuorumService { controller: parts.controller.clone() }))
         .with(TopicsServer::new(TopicsService {
             node,
@@ -84,7 +94,7 @@ pub async fn serve(
         .with(health)
         .with(reflection().build_v1().map_err(broken)?)
         .with(reflection().build_v1alpha().map_err(broken)?)
-        .door(ready.clone());
+        .door(ready.clone(), metrics);
 
     let task = tokio::spawn(async move {
         let incoming = TcpListenerStream::new(socket).map(|stream| {
@@ -167,7 +177,8 @@ mod tests {
     #[tokio::test]
     async fn reflection_lists_the_operators_services_and_describes_them() {
         let (_ready, ready) = watch::channel(true);
-        let door = Routes::new().with(reflection().build_v1().unwrap()).door(ready);
+        let nothing: Page = Arc::new(|| Box::pin(async { Ok(None) }));
+        let door = Routes::new().with(reflection().build_v1().unwrap()).door(ready, nothing);
         let socket = network::listen("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", socket.local_addr().unwrap());
         tokio::spawn(Server::builder().serve_with_incoming(door, TcpListenerStream::new(socket)));

@@ -4,10 +4,10 @@ use super::proto::topics_client::TopicsClient;
 use super::proto::topics_server::Topics;
 use super::proto::{
     self, CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicRequest, CreateTopicResponse,
-    DeleteTopicRequest, DeleteTopicResponse, DescribeTopicRequest, DescribeTopicResponse, ListTopicsRequest,
-    ListTopicsResponse, PartitionOffsets, TopicSummary,
+    DeleteTopicRequest, DeleteTopicResponse, DescribeTopicRequest, DescribeTopicResponse, ElectLeadersRequest,
+    ElectLeadersResponse, ListTopicsRequest, ListTopicsResponse, PartitionOffsets, TopicSummary,
 };
-use super::{addresses, errors};
+use super::{addresses, elections, errors};
 use crate::ids::{BrokerId, TopicPartition};
 use crate::metadata::image::Image;
 use crate::metadata::image::topics::{Partition, Topic};
@@ -21,7 +21,7 @@ use std::time::Duration;
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status};
 
-const INTENT_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const INTENT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the other nodes have to tell their offsets.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bound of one answer, both ways: a description of some 50,000 partitions.
@@ -103,6 +103,13 @@ impl Topics for TopicsService {
         };
         self.outcome(intent).await?;
         Ok(Response::new(CreatePartitionsResponse {}))
+    }
+
+    async fn elect_leaders(
+        &self,
+        request: Request<ElectLeadersRequest>,
+    ) -> Result<Response<ElectLeadersResponse>, Status> {
+        elections::elect(&self.quorum, &*self.controller, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -72,6 +72,12 @@ fn print(cluster: &DescribeClusterResponse) -> anyhow::Result<()> {
             "partitions  {}, without leader {}, under-replicated {}",
             partitions.total, partitions.without_leader, partitions.under_replicated
         ))?;
+        if partitions.damaged > 0 {
+            output::line(format!(
+                "damaged     {} replicas on node {}, under repair (its log tells which; ask each node with --admin)",
+                partitions.damaged, cluster.answered_by
+            ))?;
+        }
     }
     output::line("")?;
     let mut table =
@@ -145,7 +151,7 @@ fn to_json(cluster: &DescribeClusterResponse) -> Value {
     let partitions = cluster.partitions.as_ref().map(|partitions| {
         json!({
             "total": partitions.total, "without_leader": partitions.without_leader,
-            "under_replicated": partitions.under_replicated,
+            "under_replicated": partitions.under_replicated, "damaged": partitions.damaged,
         })
     });
     json!({

@@ -3,7 +3,7 @@
 //! ```text
 //! command ─┬→ serve ─→ broker::run
 //!          ├→ dev ───→ child processes of this executable (folder, process, up, control, demo)
-//!          ├→ cluster, quorum, topic (moves), broker, group ─→ reach ─→ admin port (gRPC)   watcher resumes over all nodes
+//!          ├→ cluster, quorum, topic (moves, elect), broker, group ─→ reach ─→ admin port (gRPC)   watcher resumes over all nodes
 //!          └→ produce, consume ──────→ client ─→ Kafka port
 //! ```
 
@@ -14,6 +14,7 @@ pub mod command;
 mod consume;
 mod demo;
 mod dev;
+mod elect;
 mod events;
 mod group;
 mod logging;

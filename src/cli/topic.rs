@@ -1,9 +1,9 @@
-//! `highwater topic`: create, list, describe, grow, reassign, delete.
+//! `highwater topic`: create, list, describe, grow, reassign, elect, delete.
 
 use super::command::pair;
-use super::moves;
 use super::output::{self, Format, Table, list, or_dash};
 use super::reach::{self, Reach};
+use super::{elect, moves};
 use crate::admin::proto::{
     CreatePartitionsRequest, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest, DescribeTopicResponse,
     ListTopicsRequest, Partition,
@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Create, list, describe, grow, reassign and delete topics.
+/// Create, list, describe, grow, reassign and delete topics, and elect their leaders.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -22,6 +22,7 @@ Examples:
   highwater topic describe orders -o json
   highwater topic grow orders --partitions 12
   highwater topic reassign orders --partition 2 --replicas 1,2,4
+  highwater topic elect orders
   highwater topic delete orders")]
 pub struct Topic {
     #[command(subcommand)]
@@ -69,6 +70,12 @@ Examples:
   highwater topic reassign orders --status
   highwater topic reassign orders --cancel")]
     Reassign(moves::Reassign),
+    /// Hand leadership back to the preferred replicas; --unclean is the last resort for partitions without a leader
+    #[command(after_help = "\
+Examples:
+  highwater topic elect orders                                the first replica of each partition leads, if it is in sync
+  highwater topic elect orders --partition 2 --unclean        asks first: acknowledged records may be lost")]
+    Elect(elect::Elect),
     /// Delete a topic with all its records, for good
     Delete { name: String },
 }
@@ -76,6 +83,7 @@ Examples:
 pub async fn run(topic: Topic, reach: &Reach, format: Format) -> anyhow::Result<()> {
     let topic = match topic.command {
         Command::Reassign(reassign) => return moves::run(reassign, reach, format).await,
+        Command::Elect(elect) => return elect::run(elect, reach, format).await,
         command => Topic { command },
     };
     let mut topics = reach.topics().await?;
@@ -143,7 +151,7 @@ pub async fn run(topic: Topic, reach: &Reach, format: Format) -> anyhow::Result<
                 Format::Table => output::line(format!("topic {name} has {partitions} partitions now")),
             }
         }
-        Command::Reassign(_) => unreachable!("handled above"),
+        Command::Reassign(_) | Command::Elect(_) => unreachable!("handled above"),
         Command::Delete { name } => {
             let deleted = topics.delete(DeleteTopicRequest { name: name.clone() }).await.map_err(refused)?;
             match format {

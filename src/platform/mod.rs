@@ -6,4 +6,5 @@ pub mod clock;
 pub mod disk;
 pub mod network;
 pub mod probe;
+pub mod process;
 pub mod random;

@@ -134,6 +134,11 @@ impl Hosted {
         self.inner.all()
     }
 
+    /// How many partitions have a replica here.
+    pub fn count(&self) -> usize {
+        self.inner.partitions.read().len()
+    }
+
     /// A fetch of this follower came, whatever it mentions: all partitions of its session are alive. Called by the fetch
     /// handler of the replica listener for each follower fetch.
     pub fn follower_seen(&self, broker: BrokerId) {

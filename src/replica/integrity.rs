@@ -131,6 +131,7 @@ async fn scrub_one(inner: &Arc<Inner>, id: TopicPartition) -> u64 {
         let checked = tokio::task::spawn_blocking(move || partition.check(cursor, end, SCRUB_STEP_BYTES)).await;
         let Ok(Some(Checked { next, bytes: read, .. })) = checked else { return bytes };
         bytes += read;
+        inner.node.gauges.scrubbed(read);
         let rate = inner.node.config.scrub_bytes_per_second.max(1);
         let cost = read.max(SCRUB_COST_MIN);
         tokio::time::sleep(Duration::from_micros(cost.saturating_mul(1_000_000) / rate)).await;

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
@@ -32,6 +32,8 @@ pub struct Gauges {
     under_replicated: AtomicI64,
     under_min_isr: AtomicI64,
     damaged: AtomicI64,
+    damage_found: AtomicU64,
+    scrubbed_bytes: AtomicU64,
 }
 
 /// What one partition adds to the gauges.
@@ -61,6 +63,20 @@ impl Gauges {
         self.damaged.load(Ordering::Relaxed)
     }
 
+    /// How many times a copy here turned out to be damaged, since the process started.
+    pub fn damage_found(&self) -> u64 {
+        self.damage_found.load(Ordering::Relaxed)
+    }
+
+    /// Read in search of damage since the process started.
+    pub fn scrubbed_bytes(&self) -> u64 {
+        self.scrubbed_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn scrubbed(&self, bytes: u64) {
+        self.scrubbed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn change(&self, from: Counted, to: Counted) {
         let turn = |gauge: &AtomicI64, from: bool, to: bool| {
             if from != to {
@@ -71,6 +87,9 @@ impl Gauges {
         turn(&self.under_replicated, from.under_replicated, to.under_replicated);
         turn(&self.under_min_isr, from.under_min_isr, to.under_min_isr);
         turn(&self.damaged, from.damaged, to.damaged);
+        if to.damaged && !from.damaged {
+            self.damage_found.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 

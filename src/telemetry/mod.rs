@@ -1,3 +1,4 @@
-//! Health: how far a node is, and why.
+//! What a node says of itself: health (how far it is, and why) and metrics (their names, and the page they are told on).
 
 pub mod health;
+pub mod metrics;
