@@ -214,7 +214,7 @@ mod tests {
             cluster_listener: listener.clone(),
             admin_listener: listener,
             controllers: Vec::new(),
-            kafka: BrokerConfigs { given, ..Default::default() },
+            kafka: BrokerConfigs { given },
         };
         let controller = Controller::new(quorum.clone(), Arc::new(config), Arc::new(Nobody));
         let (_stop, stopped) = watch::channel(false);

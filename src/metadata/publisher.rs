@@ -7,7 +7,6 @@ use super::quorum::Update;
 use crate::ids::RaftIndex;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
 
