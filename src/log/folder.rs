@@ -37,6 +37,17 @@ pub enum FolderError {
     AlreadyOpen { path: PathBuf },
 }
 
+impl FolderError {
+    /// It may be gone next time, and nothing was believed that is not so: see [`disk::is_passing`].
+    pub fn is_passing(&self) -> bool {
+        match self {
+            FolderError::Io { source, .. } => disk::is_passing(source),
+            FolderError::AlreadyOpen { .. } => true,
+            FolderError::Damaged { .. } | FolderError::InUse { .. } => false,
+        }
+    }
+}
+
 /// A partition folder found on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -139,7 +150,6 @@ impl LogFolder {
         let failed = |source| FolderError::Io { path: folder.to_path_buf(), source };
         if known.is_none() {
             disk::create_dir_all(&folder).map_err(failed)?;
-            self.inner.names.lock().insert(id, name);
         }
         let context = self.inner.context.clone();
         let opened = recovery::open(&folder, &context, &config, self.inner.clean, clock::wall_ms()).map_err(
@@ -149,7 +159,9 @@ impl LogFolder {
             },
         )?;
         let mut log = PartitionLog::new(folder, context, config, opened);
+        // Only now: a folder made by an attempt that failed has a name that is not durable.
         log.own_name_unsynced = known.is_none();
+        self.inner.names.lock().insert(id, name);
         log._claim = Some(claim);
         Ok(log)
     }

@@ -259,24 +259,37 @@ impl PartitionLog {
         if self.is_offline() || (self.durable_end == self.log_end && self.unsynced.is_empty()) {
             return None;
         }
-        match self.flush_task() {
-            Ok(task) => Some(task),
-            Err(error) => {
-                self.fail(&error);
-                None
-            }
-        }
+        let task = self.flush_task(true);
+        self.unless_failed(task)
     }
 
-    fn flush_task(&mut self) -> io::Result<FlushTask> {
+    /// As [`PartitionLog::begin_flush`], of the sealed segments alone: where nobody waits for flushes (page-cache topics)
+    /// it bounds what a recovery has to look at.
+    pub fn begin_flush_of_sealed(&mut self) -> Option<FlushTask> {
+        if self.is_offline() || self.unsynced.is_empty() {
+            return None;
+        }
+        let task = self.flush_task(false);
+        self.unless_failed(task)
+    }
+
+    fn unless_failed(&mut self, task: io::Result<FlushTask>) -> Option<FlushTask> {
+        task.inspect_err(|error| self.fail(error)).ok()
+    }
+
+    fn flush_task(&mut self, with_active: bool) -> io::Result<FlushTask> {
         let mut files = Vec::with_capacity(1 + self.unsynced.len());
         for segment in &self.unsynced {
             files.push(segment.log.get()?);
         }
-        match &self.writer.file {
-            Some(file) => files.push(file.clone()),
-            None if self.active().size() > 0 => files.push(self.active().log.get()?),
-            None => {}
+        let mut end = self.active().base;
+        if with_active {
+            match &self.writer.file {
+                Some(file) => files.push(file.clone()),
+                None if self.active().size() > 0 => files.push(self.active().log.get()?),
+                None => {}
+            }
+            end = self.log_end;
         }
         let mut folders = Vec::new();
         if self.names_made > self.names_synced {
@@ -292,7 +305,7 @@ impl PartitionLog {
             recovery_point: self.active().base,
             epochs: self.epochs.clone(),
         });
-        Ok(FlushTask { end: self.log_end, generation: self.generation, files, folders, names: self.names_made, sealed })
+        Ok(FlushTask { end, generation: self.generation, files, folders, names: self.names_made, sealed })
     }
 
     /// What must be durable with a sealed segment: its indexes, and the snapshot where it ends.
@@ -330,9 +343,15 @@ impl PartitionLog {
     }
 
     /// Sealed segments wait for a flush. Where nobody waits for flushes (page-cache topics), enqueue the log when this
-    /// says so: it bounds what a recovery has to look at.
+    /// says so.
     pub fn has_unsynced_segments(&self) -> bool {
         !self.unsynced.is_empty()
+    }
+
+    /// The same, right after an append that began at `base`, and true only if that one rolled: a flush under way is not
+    /// asked for again by each append.
+    pub fn has_rolled_at(&self, base: Offset) -> bool {
+        self.active().base == base && self.has_unsynced_segments()
     }
 
     pub fn is_offline(&self) -> bool {

@@ -213,7 +213,8 @@ impl Recovery<'_> {
             next = end;
         }
         for file in dirty {
-            file.sync_data()?;
+            // No sync that failed passes, for want of room either (rule 19): it must not be tried again.
+            file.sync_data().map_err(io::Error::other)?;
         }
 
         let log_start = checkpoint.map_or(Offset::ZERO, |c| c.log_start).max(segments[0].base).min(next);

@@ -35,6 +35,11 @@ impl FetchSession {
         self.epoch == 0
     }
 
+    /// There is nothing that the leader is to answer for.
+    pub fn is_empty(&self) -> bool {
+        self.sent.is_empty()
+    }
+
     /// The leader must not answer for this one any more.
     pub fn forget(&mut self, id: TopicPartition) {
         if self.sent.remove(&id).is_some() {
@@ -129,8 +134,10 @@ mod tests {
         assert_eq!((second.session_id, second.session_epoch), (42, 1));
         assert_eq!(offsets(&second), vec![(1, 9)]);
         session.answered(42);
+        assert!(!session.is_empty());
         session.forget(id(0));
         session.forget(id(1));
+        assert!(session.is_empty());
         // It comes back before the next request: mentioned, not forgotten.
         let third = session.mention([(id(1), at(9))], 100);
         assert_eq!(third.session_epoch, 2);

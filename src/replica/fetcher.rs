@@ -157,6 +157,11 @@ impl Fetcher {
             self.wake_rested();
             let positions = self.positions(&mut session).await;
             let wait = self.wait();
+            if positions.is_empty() && session.is_empty() {
+                // All rest: an empty fetch is answered at once, however long it may wait.
+                self.pause(wait).await;
+                continue;
+            }
             let request = self.request(&mut session, positions, wait);
             let call = connection.call(FETCH_VERSION, &request, wait + ANSWER_TIMEOUT);
             let response: FetchResponse = tokio::select! {
@@ -223,6 +228,14 @@ impl Fetcher {
         if let Some(last) = self.interrupted_at {
             let since = clock::now().saturating_duration_since(last);
             tokio::time::sleep(INTERRUPTION_GAP.saturating_sub(since)).await;
+        }
+    }
+
+    /// Nothing is to be fetched, until the next partition has rested or an order comes.
+    async fn pause(&self, wait: Duration) {
+        if !self.followed.is_empty() {
+            // Either way the loop looks at both.
+            let _waited_or_ordered = tokio::time::timeout(wait, self.interruption()).await;
         }
     }
 

@@ -150,6 +150,8 @@ impl Partition {
         let batches = if fetched.records.is_empty() { None } else { Some(ValidBatches::from_leader(fetched.records)?) };
         let now_ms = clock::wall_ms();
         let mut guard = self.state.lock();
+        let is_page_cache = guard.durability == Durability::PageCache;
+        let mut flush = false;
         let log = following(&mut guard, epoch)?;
         let before = log.log_end();
         let newer = batches.iter().flat_map(|b| b.headers()).find(|header| header.leader_epoch > epoch);
@@ -166,6 +168,7 @@ impl Partition {
                 log.restart_at(base)?;
             }
             log.append_as_follower(&batches, now_ms)?;
+            flush = is_page_cache && log.has_rolled_at(base);
             if log.log_start() < before && is_empty {
                 log.advance_log_start(before)?;
             }
@@ -181,11 +184,12 @@ impl Partition {
         }
         let (start, end) = (log.log_start(), log.log_end());
         let high_watermark = fetched.high_watermark.min(end).max(guard.high_watermark).max(start);
-        if high_watermark > guard.high_watermark {
+        let moved = high_watermark > guard.high_watermark;
+        if moved || flush {
             guard.high_watermark = high_watermark;
             drop(guard);
             // Consumers may wait here as well (KIP-392).
-            self.finish(Afterwards { high_watermark: true, ..Afterwards::default() });
+            self.finish(Afterwards { high_watermark: moved, flush, ..Afterwards::default() });
         }
         Ok(end != before)
     }

@@ -62,7 +62,7 @@ pub(super) struct Inner {
     pub ready: watch::Sender<bool>,
     /// High watermarks of the last run, for partitions whose logs are not open yet: a checkpoint keeps them.
     pub marks_before: Mutex<BTreeMap<TopicPartition, Offset>>,
-    /// Logs that could not be opened: their folders are not known to be in order.
+    /// How many logs could not be opened: their folders are not known to be in order.
     pub failed_opens: AtomicUsize,
     partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
     /// Taken by `run`.

@@ -6,6 +6,7 @@ use super::node::Node;
 use super::partition::Partition;
 use crate::ids::*;
 use crate::log::partition_log::{Checked, Cursor};
+use crate::metadata::command::DamageReport;
 use crate::metadata::intent::{ControllerChannel, Intent, IntentAnswer};
 use crate::platform::{clock, random};
 use std::collections::BTreeMap;
@@ -92,6 +93,25 @@ async fn report(node: &Node, controller: &dyn ControllerChannel, damaged: &mut D
         }
         Ok(other) => tracing::warn!(?other, "the controller refused reports of damage as a whole; telling it again"),
         Err(error) => tracing::warn!(%error, "damage could not be reported; telling the controller again"),
+    }
+}
+
+/// Copies whose logs cannot be opened are out, as damaged ones are. Whatever comes of it, the caller looks at the image.
+pub(super) async fn report_failed_opens(inner: Arc<Inner>, reports: Vec<DamageReport>) {
+    for part in reports.chunks(REPORTS_MAX) {
+        let (broker, epoch) = (inner.node.broker, inner.node.epoch());
+        let intent = Intent::ReportDamage { broker, epoch, reports: part.to_vec() };
+        match inner.controller.submit(intent, ANSWER_TIMEOUT).await {
+            Ok(IntentAnswer::Results(results)) => {
+                for (report, result) in part.iter().zip(&results) {
+                    if let Err(error) = result {
+                        tracing::error!(partition = %report.partition, %error, "its log cannot be opened, and no other replica takes over yet");
+                    }
+                }
+            }
+            Ok(other) => tracing::warn!(?other, "the controller refused reports as a whole; telling it again"),
+            Err(error) => tracing::warn!(%error, "logs that cannot be opened could not be reported; telling again"),
+        }
     }
 }
 

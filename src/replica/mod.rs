@@ -7,11 +7,12 @@
 //!                                                └─ Fetchers ─→ Fetcher per (leader, durability)
 //! consumer of another rack ─→ nearby: the leader names an in-sync replica, which serves what it knows to be committed
 //! damage (scrub, refused fetch, recovery) ─→ report ─→ out of ISR and ELR ─→ cut and fetch again
-//! decisions, pure: leader (with isr, high_watermark) · truncation · fetch_session
+//! decisions, pure: leader (with isr, high_watermark) · truncation · fetch_session · failed_opens
 //! ```
 
 mod contact;
 mod damage;
+mod failed_opens;
 mod fetch_session;
 mod fetcher;
 mod fetchers;

@@ -5,11 +5,11 @@ use super::partition::Partition;
 use super::role::log_config;
 use crate::config::topic::TopicConfig;
 use crate::ids::*;
-use crate::log::folder::LogFolder;
+use crate::log::folder::{FolderError, LogFolder};
 use crate::platform::clock;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 /// Logs opened (and recovered) at the same time.
 const OPENING_MAX: usize = 8;
@@ -24,7 +24,25 @@ pub(super) struct Job {
 
 pub(super) struct Opened {
     pub id: TopicPartition,
-    pub outcome: Result<Arc<Partition>, String>,
+    pub outcome: Result<Arc<Partition>, OpenError>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error("the opening broke off: {0}")]
+    BrokenOff(#[from] JoinError),
+}
+
+impl OpenError {
+    /// Opening it again may help.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            OpenError::Folder(error) => error.is_passing(),
+            OpenError::BrokenOff(_) => true,
+        }
+    }
 }
 
 /// Bound: each partition is opened once at a time; the caller sees to it.
@@ -55,7 +73,7 @@ impl Opener {
                 drop(permit);
                 outcome
             });
-            let outcome = opened.await.unwrap_or_else(|error| Err(error.to_string()));
+            let outcome = opened.await.unwrap_or_else(|error| Err(error.into()));
             // Nobody receives once the node stops.
             let _ = done.send(Opened { id, outcome });
         });
@@ -85,8 +103,8 @@ impl Opener {
 
 /// Opens, and takes up the role that the newest image gives: a new leader writes its epoch down here, not in the one task
 /// that follows the image.
-fn open_one(node: Arc<Node>, folder: &LogFolder, job: &Job) -> Result<Arc<Partition>, String> {
-    let log = folder.log(job.id, &job.topic, log_config(&job.config)).map_err(|e| e.to_string())?;
+fn open_one(node: Arc<Node>, folder: &LogFolder, job: &Job) -> Result<Arc<Partition>, OpenError> {
+    let log = folder.log(job.id, &job.topic, log_config(&job.config))?;
     let image = node.image.load_full();
     let partition = Partition::new(node, job.id, job.topic.clone(), log, job.known, &job.config);
     partition.apply(&image, clock::now());

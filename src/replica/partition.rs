@@ -219,8 +219,10 @@ impl Partition {
             after.attention = attention;
         }
         // Also for a retry: an earlier flush may have failed in passing, and nothing else would queue one again.
-        after.flush = state.durability == Durability::Sync
-            && state.log.as_ref().is_some_and(|log| log.durable_end() < log.log_end());
+        after.flush = state.log.as_ref().is_some_and(|log| match state.durability {
+            Durability::Sync => log.durable_end() < log.log_end(),
+            Durability::PageCache => log.has_rolled_at(appended.base_offset),
+        });
         let waits = acks == -1 && appended.end_offset > state.high_watermark && !bugs::is(Bug::AckBeforeIsr);
         let wait = waits.then(|| HighWatermarkWait(state.parked.park(appended.end_offset)));
         drop(guard);

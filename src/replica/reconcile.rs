@@ -6,8 +6,10 @@
 //!                        └─→ hosted only        → stop, delete
 //! ```
 
+use super::failed_opens::{Due, FailedOpens};
 use super::fetchers::Fetchers;
 use super::hosted::Inner;
+use super::integrity::report_failed_opens;
 use super::opening::{Job, Opened, Opener};
 use super::partition::Partition;
 use super::role::Standing;
@@ -15,7 +17,7 @@ use crate::config::broker::BrokerConfigs;
 use crate::config::topic::{Durability, TopicConfig};
 use crate::ids::*;
 use crate::log::folder::Found;
-use crate::metadata::command::ConfigResource;
+use crate::metadata::command::{ConfigResource, DamageReport};
 use crate::metadata::event::Event;
 use crate::metadata::image::Image;
 use crate::metadata::quorum::Update;
@@ -23,7 +25,9 @@ use crate::platform::clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
+use tokio::task::JoinSet;
 
 /// Up to this many partitions change roles on the spot; more of them are spread over threads, since each new leader
 /// writes its epoch down.
@@ -89,6 +93,9 @@ pub(super) struct Reconciler {
     opener: Opener,
     /// With the opener.
     opening: BTreeSet<TopicPartition>,
+    failed: FailedOpens,
+    /// Reports under way.
+    reports: JoinSet<()>,
     strays_removed: bool,
 }
 
@@ -109,12 +116,23 @@ impl Reconciler {
         let updates = inner.quorum.subscribe();
         let image = inner.quorum.image();
         let opener = Opener::new(inner.node.clone(), inner.folder.clone());
-        Reconciler { inner, fetchers, updates, image, opener, opening: BTreeSet::new(), strays_removed: false }
+        Reconciler {
+            inner,
+            fetchers,
+            updates,
+            image,
+            opener,
+            opening: BTreeSet::new(),
+            failed: FailedOpens::default(),
+            reports: JoinSet::new(),
+            strays_removed: false,
+        }
     }
 
     pub async fn follow_image(&mut self) {
         self.resync(self.image.clone()).await;
         loop {
+            let due = self.failed.next();
             tokio::select! {
                 update = self.updates.recv() => match update {
                     Ok(update) => self.take_updates(update).await,
@@ -123,11 +141,13 @@ impl Reconciler {
                 },
                 opened = self.opener.opened(ADOPTED_MAX) => self.adopt(opened).await,
                 () = self.inner.node.ready_released.notified() => self.tell_ready().await,
+                () = wait_until(due) => self.mind_failed(),
             }
         }
     }
 
     pub async fn stop(&mut self) {
+        self.reports.shutdown().await;
         self.opener.stop().await;
         self.fetchers.stop().await;
     }
@@ -161,11 +181,12 @@ impl Reconciler {
         }
     }
 
-    /// Compares everything hosted and everything assigned.
+    /// Compares everything hosted, or not hosted only for want of its log, and everything assigned.
     async fn resync(&mut self, image: Arc<Image>) {
         let me = self.inner.node.broker;
         let mut affected = Affected { all_configs: true, ..Affected::default() };
         affected.partitions.extend(self.inner.all().iter().map(|p| p.id));
+        affected.partitions.extend(self.failed.ids());
         for (topic, state) in &image.topics {
             for (number, partition) in (0..).zip(state.partitions.iter()) {
                 if partition.replicas.contains(&me) {
@@ -181,11 +202,14 @@ impl Reconciler {
         // Before the partitions act on it: a follower's epoch is checked against it.
         self.inner.node.image.store(image.clone());
         let (mut changing, mut to_open, mut to_drop) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut gone, now) = (Vec::new(), clock::now());
         for id in affected.partitions {
             match (self.inner.get(id), self.is_assigned(id)) {
                 (Some(partition), true) => changing.push(partition),
                 (Some(partition), false) => to_drop.push(partition),
+                (None, true) if self.failed.is_final(id, now) => {}
                 (None, true) if self.opening.insert(id) => to_open.push(id),
+                (None, false) if self.failed.forget(id) && !self.opening.contains(&id) => gone.push(id),
                 (None, _) => {}
             }
         }
@@ -197,6 +221,10 @@ impl Reconciler {
         self.fetchers.kick();
         self.reconfigure(&affected.topics, affected.all_configs);
         self.drop_all(to_drop).await;
+        if !gone.is_empty() {
+            self.note_failed();
+            self.delete_folders(gone).await;
+        }
         self.open(to_open);
         self.tell_ready().await;
     }
@@ -288,6 +316,31 @@ impl Reconciler {
         }
     }
 
+    /// What could not be opened is tried again, or told to the controller if others rely on it.
+    fn mind_failed(&mut self) {
+        while self.reports.try_join_next().is_some() {}
+        let (mut to_open, mut reports) = (Vec::new(), Vec::new());
+        for (id, due) in self.failed.take_due(clock::now()) {
+            match due {
+                Due::Open if self.opening.insert(id) => to_open.push(id),
+                Due::Open => {}
+                Due::Report => reports.extend(self.report_of(id)),
+            }
+        }
+        self.open(to_open);
+        if !reports.is_empty() {
+            self.reports.spawn(report_failed_opens(self.inner.clone(), reports));
+        }
+    }
+
+    /// `None`: nobody relies on the copy here.
+    fn report_of(&self, id: TopicPartition) -> Option<DamageReport> {
+        let (me, view) = (self.inner.node.broker, self.image.partition(id)?);
+        let from = self.inner.marks_before.lock().get(&id).copied().unwrap_or(Offset::ZERO);
+        let is_trusted = view.isr.contains(&me) || view.elr.contains(&me);
+        is_trusted.then_some(DamageReport { partition: id, leader_epoch: view.leader_epoch, from })
+    }
+
     /// Opened logs join the registry. The image may have moved on meanwhile.
     async fn adopt(&mut self, opened: Vec<Opened>) {
         let (mut adopted, mut gone) = (Vec::new(), Vec::new());
@@ -299,9 +352,22 @@ impl Reconciler {
                     let _never_served = partition.stop(false);
                     gone.push(id);
                 }
+                Err(_) if !self.is_assigned(id) => gone.push(id),
                 Err(error) => {
-                    self.inner.failed_opens.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(partition = %id, %error, "not hosted: its log cannot be opened; repair or remove it and restart");
+                    let turns = self.failed.note(id, error.is_passing(), clock::now());
+                    if !error.is_passing() {
+                        tracing::error!(
+                            partition = %id, %error,
+                            "not hosted: its log cannot be opened, and this replica leaves the ISR if others hold what was \
+                             acked; repair or remove it and restart"
+                        );
+                    } else if turns == 0 || turns.is_power_of_two() {
+                        tracing::error!(
+                            partition = %id, %error,
+                            "not hosted yet: its log cannot be opened now, and will be tried again; make room on the disk, \
+                             or raise the limit on open files"
+                        );
+                    }
                 }
             }
         }
@@ -312,15 +378,23 @@ impl Reconciler {
             // Changes of its config while it was opening found nothing to change.
             partition.configure(&configs.of(&partition.topic), &image, clock::now());
             self.inner.insert(partition.clone());
+            if self.failed.forget(partition.id) {
+                tracing::info!(?partition, "hosted: its log could be opened after all");
+            }
             self.inner.marks_before.lock().remove(&partition.id);
             // It may have become leader in the opener already; nobody has been told.
             self.announce(&partition, Standing::Stopped, standing);
         }
+        self.note_failed();
         self.fetchers.kick();
         if !gone.is_empty() {
             self.delete_folders(gone).await;
         }
         self.tell_ready().await;
+    }
+
+    fn note_failed(&self) {
+        self.inner.failed_opens.store(self.failed.len(), Ordering::Relaxed);
     }
 
     async fn tell_ready(&mut self) {
@@ -365,6 +439,13 @@ pub(super) fn is_caught_up(image: &Image, epoch: BrokerEpoch) -> bool {
 /// Rule 13: the folders found that an image which has caught up does not assign to this node.
 pub(super) fn strays(found: Vec<Found>, image: &Image, me: BrokerId) -> Vec<TopicPartition> {
     found.into_iter().map(|folder| folder.id).filter(|id| !is_assigned(image, *id, me)).collect()
+}
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep(at.saturating_duration_since(clock::now())).await,
+        None => std::future::pending().await,
+    }
 }
 
 type Moved = (Arc<Partition>, Standing, Standing);

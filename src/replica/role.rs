@@ -345,6 +345,9 @@ impl Partition {
         let state = &mut *guard;
         let Some(log) = state.log.as_mut().filter(|log| !log.is_offline()) else { return Ok(0) };
         let freed = log.apply_retention(now_ms, state.high_watermark)?;
+        let flush = log.has_unsynced_segments();
+        drop(guard);
+        self.finish(Afterwards { flush, ..Afterwards::default() });
         Ok(freed)
     }
 
@@ -386,7 +389,13 @@ impl Flushable for Partition {
     fn begin_flush(&self) -> Option<FlushTask> {
         // First, so that an append from here on queues again.
         self.queued.store(false, Ordering::Release);
-        self.state.lock().log.as_mut()?.begin_flush()
+        let mut guard = self.state.lock();
+        let durability = guard.durability;
+        let log = guard.log.as_mut()?;
+        match durability {
+            Durability::Sync => log.begin_flush(),
+            Durability::PageCache => log.begin_flush_of_sealed(),
+        }
     }
 
     fn end_flush(&self, task: FlushTask, result: io::Result<()>) {

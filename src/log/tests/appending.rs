@@ -1,6 +1,7 @@
 //! What an append leaves on the disk, and what a full or broken disk leaves of an append.
 
 use crate::ids::*;
+use crate::log::checkpoint::Checkpoint;
 use crate::log::flush::{FlushTask, Flushable, Flusher};
 use crate::log::folder::LogFolder;
 use crate::log::partition_log::{AppendError, LogConfig, PartitionLog};
@@ -273,4 +274,24 @@ fn the_flusher_makes_logs_durable_and_drains_when_stopped() {
         assert!(!log.log.lock().has_unsynced_segments());
         assert!(log.log.lock().begin_flush().is_none());
     }
+}
+
+#[test]
+fn flushing_what_is_sealed_raises_the_recovery_point_and_leaves_the_active_segment_alone() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let id = TopicPartition::new(TopicId(Uuid::from_u128(1)), 0);
+    let mut log = folder.log(id, "t", LogConfig { segment_bytes: 150, ..config() }).unwrap();
+    let mut rolls = 0;
+    while rolls < 2 {
+        let appended = log.append_as_leader(&valid(Batch::at(0).bytes()), LeaderEpoch(0), 0).unwrap();
+        rolls += i32::from(log.has_rolled_at(appended.base_offset));
+    }
+    let active = log.active().base;
+    let task = log.begin_flush_of_sealed().unwrap();
+    let result = task.sync();
+    assert_eq!(log.end_flush(&task, &result), active);
+    assert_eq!(Checkpoint::load(log.folder()).unwrap().unwrap().recovery_point, active);
+    assert!(log.begin_flush_of_sealed().is_none());
+    assert!(log.begin_flush().is_some(), "the rest is not durable");
 }

@@ -12,16 +12,25 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::fetch_response::{EpochEndOffset, FetchableTopicResponse};
 use kafka_protocol::messages::{RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Serves one partition's leader; a parked fetch is answered at a mark or at its wait's end.
-async fn serve(listener: TcpListener, leader: Arc<Partition>) {
+/// The fetches that came.
+#[derive(Default)]
+struct Calls {
+    /// That asked for nothing.
+    empty: AtomicUsize,
+    refused: AtomicUsize,
+}
+
+/// Serves one partition's leader; a parked fetch is answered at a mark or at its wait's end, one of nothing at once.
+async fn serve(listener: TcpListener, leader: Arc<Partition>, calls: Arc<Calls>) {
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(serve_one(stream, leader.clone()));
+        tokio::spawn(serve_one(stream, leader.clone(), calls.clone()));
     }
 }
 
-async fn serve_one(mut stream: TcpStream, leader: Arc<Partition>) {
+async fn serve_one(mut stream: TcpStream, leader: Arc<Partition>, calls: Arc<Calls>) {
     let watcher = Watcher::new();
     leader.watch(&watcher, 0);
     let mut session: Option<ReadRequest> = None;
@@ -58,10 +67,16 @@ async fn serve_one(mut stream: TcpStream, leader: Arc<Partition>) {
         }
         watcher.take();
         let mut data = session.as_ref().and_then(|read| answer_to(&leader, read));
-        if data.as_ref().is_none_or(|d| d.records.as_ref().is_none_or(Bytes::is_empty) && d.error_code == 0) {
+        if data.is_none() {
+            calls.empty.fetch_add(1, Ordering::Relaxed);
+        }
+        if data.as_ref().is_some_and(|d| d.records.as_ref().is_none_or(Bytes::is_empty) && d.error_code == 0) {
             let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap());
             let _marked_or_not = tokio::time::timeout(wait, watcher.marked()).await;
             data = session.as_ref().and_then(|read| answer_to(&leader, read));
+        }
+        if data.as_ref().is_some_and(|d| d.error_code != 0) {
+            calls.refused.fetch_add(1, Ordering::Relaxed);
         }
         let topic = FetchableTopicResponse::default()
             .with_topic_id(leader.id.topic.0)
@@ -100,6 +115,7 @@ struct Pair {
     leader: Replica,
     followers: Vec<(Replica, Fetchers)>,
     port: u16,
+    calls: Arc<Calls>,
 }
 
 /// Broker 1 leads; 2 and 3 fetch from it.
@@ -107,13 +123,14 @@ async fn start(durability: Durability) -> Pair {
     let listener = network::listen("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let leader = Replica::new(1, durability);
-    tokio::spawn(serve(listener, leader.partition.clone()));
+    let calls = Arc::<Calls>::default();
+    tokio::spawn(serve(listener, leader.partition.clone(), calls.clone()));
     let followers = [2, 3].map(|broker| {
         let replica = Replica::new(broker, durability);
         let fetchers = Fetchers::new(replica.node.clone());
         (replica, fetchers)
     });
-    Pair { leader, followers: followers.into(), port }
+    Pair { leader, followers: followers.into(), port, calls }
 }
 
 impl Pair {
@@ -186,4 +203,22 @@ async fn a_follower_that_was_sent_damaged_bytes_says_so() {
     let word = tokio::time::timeout(Duration::from_secs(10), pair.leader.words.recv()).await.expect("it is told");
     assert!(matches!(word, Some(Word::Suspect(_, Offset(0)))));
     assert!(pair.followers.iter().all(|(follower, _)| follower.end() == 0), "what is damaged is not taken");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_all_partitions_rest_the_leader_is_not_asked() {
+    let mut pair = start(Durability::PageCache).await;
+    pair.show_leader(0);
+    // Refused in an epoch that the leader does not know yet, and resting between.
+    pair.show_followers(1, Durability::PageCache);
+    let end = clock::now() + Duration::from_secs(10);
+    while pair.calls.refused.load(Ordering::Relaxed) < 8 {
+        assert!(clock::now() < end, "never refused that often");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(pair.calls.empty.load(Ordering::Relaxed), 0, "nothing is to be had between");
+    // What comes while all rest is followed at once.
+    pair.show_leader(2);
+    pair.show_followers(2, Durability::PageCache);
+    answer(pair.leader.partition.append(&batch(&["a"]), -1).unwrap().wait).await.unwrap();
 }

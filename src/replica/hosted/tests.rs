@@ -5,6 +5,7 @@ use crate::metadata::command::*;
 use crate::metadata::intent::{Intent, IntentAnswer, SubmitFuture};
 use crate::metadata::quorum::QuorumConfig;
 use crate::metadata::raft::types::RaftNodeId;
+use crate::platform::disk::faults::{self, Fault, Operation};
 use crate::platform::random;
 use crate::replica::follower::ReplicaConfig;
 use crate::replica::partition::PartitionError;
@@ -15,10 +16,13 @@ use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(10);
 
-struct NoController;
+/// Does nothing, and keeps what it was told.
+#[derive(Default)]
+struct NoController(Mutex<Vec<Intent>>);
 
 impl ControllerChannel for NoController {
-    fn submit(&self, _: Intent, _: Duration) -> SubmitFuture<'_> {
+    fn submit(&self, intent: Intent, _: Duration) -> SubmitFuture<'_> {
+        self.0.lock().push(intent);
         Box::pin(async { Ok(IntentAnswer::Done) })
     }
 }
@@ -71,6 +75,16 @@ fn hosted(folder: &Path, quorum: &Quorum) -> Hosted {
 }
 
 fn hosted_with(folder: &Path, quorum: &Quorum, config: ReplicaConfig) -> Hosted {
+    hosted_over(LogFolder::open(folder, true).unwrap(), folder, quorum, config, Arc::default())
+}
+
+fn hosted_over(
+    logs: LogFolder,
+    folder: &Path,
+    quorum: &Quorum,
+    config: ReplicaConfig,
+    controller: Arc<NoController>,
+) -> Hosted {
     let listener =
         crate::config::broker::ListenerConfig { name: "x".into(), bind: "x:1".into(), advertised: "x:1".into() };
     let node = NodeConfig {
@@ -89,9 +103,9 @@ fn hosted_with(folder: &Path, quorum: &Quorum, config: ReplicaConfig) -> Hosted 
     Hosted::new(HostedParts {
         broker: BrokerId(1),
         quorum: quorum.clone(),
-        folder: LogFolder::open(folder, true).unwrap(),
+        folder: logs,
         flusher: Flusher::start(2),
-        controller: Arc::new(NoController),
+        controller,
         config,
         node: Arc::new(node),
     })
@@ -221,4 +235,99 @@ async fn a_scrub_finds_what_nobody_reads() {
     stop.send(true).unwrap();
     running.await.unwrap();
     quorum.shutdown().await;
+}
+
+/// A node that was killed after one record, and started again on a disk with this fault.
+struct Again {
+    folder: tempfile::TempDir,
+    quorum: Quorum,
+    id: TopicPartition,
+    hosted: Hosted,
+    controller: Arc<NoController>,
+    armed: faults::Armed,
+    stop: watch::Sender<bool>,
+    running: tokio::task::JoinHandle<()>,
+}
+
+fn run(hosted: &Hosted) -> (watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+    let (stop, stopped) = watch::channel(false);
+    let hosted = hosted.clone();
+    (stop, tokio::spawn(async move { hosted.run(stopped).await }))
+}
+
+async fn started_with(fault: Fault) -> Again {
+    let folder = tempfile::tempdir().unwrap();
+    let quorum = quorum(folder.path()).await;
+    let epoch = register(&quorum).await;
+    let first = hosted(folder.path(), &quorum);
+    first.set_broker_epoch(epoch);
+    let (stop, running) = run(&first);
+    propose(&quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch }).await;
+    let t = topic("t", 1);
+    propose(&quorum, Command::CreateTopics { topics: vec![t.clone()] }).await;
+    until("it leads", || first.gauges().leaders() == 1).await;
+    let id = TopicPartition::new(t.id, 0);
+    let partition = first.get(id).unwrap();
+    answer(partition.append(&batch(&["x"]), -1).unwrap().wait).await.unwrap();
+    stop.send(true).unwrap();
+    running.await.unwrap();
+    first.inner.node.flusher.stop();
+    drop((first, partition));
+
+    let epoch = register(&quorum).await;
+    let mut logs = LogFolder::open(folder.path(), false);
+    until("the first has let go", || {
+        if logs.is_err() {
+            logs = LogFolder::open(folder.path(), false);
+        }
+        logs.is_ok()
+    })
+    .await;
+    let controller = Arc::<NoController>::default();
+    let hosted = hosted_over(logs.unwrap(), folder.path(), &quorum, ReplicaConfig::default(), controller.clone());
+    hosted.set_broker_epoch(epoch);
+    let armed = faults::arm(&folder.path().join("partitions"), fault);
+    let (stop, running) = run(&hosted);
+    tokio::time::timeout(LONG, hosted.ready().wait_for(|r| *r)).await.unwrap().unwrap();
+    assert!(hosted.get(id).is_none(), "its log cannot be opened");
+    propose(&quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch }).await;
+    Again { folder, quorum, id, hosted, controller, armed, stop, running }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_could_not_be_opened_on_a_full_disk_is_hosted_once_there_is_room() {
+    let again = started_with(Fault::full_after(0)).await;
+    until("the image makes it the leader", || {
+        again.hosted.inner.node.image.load().partition(again.id).is_some_and(|p| p.leader.is_some())
+    })
+    .await;
+    drop(again.armed);
+    // Nothing in the image changes any more.
+    until("it leads", || again.hosted.gauges().leaders() == 1).await;
+    assert_eq!(again.hosted.get(again.id).unwrap().status().log_end, Offset(1));
+    again.stop.send(true).unwrap();
+    again.running.await.unwrap();
+    assert!(again.hosted.close(), "all is open, and in order");
+    again.quorum.shutdown().await;
+    drop(again.folder);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_opened_for_good_is_reported_and_not_believed_later() {
+    let again = started_with(Fault::broken(Operation::Sync)).await;
+    let reported = || {
+        let told = again.controller.0.lock();
+        told.iter()
+            .filter(|intent| matches!(intent, Intent::ReportDamage { reports, .. } if reports[0].partition == again.id))
+            .count()
+    };
+    until("the controller is told", || reported() > 0).await;
+    drop(again.armed);
+    until("it is told again", || reported() > 1).await;
+    assert!(again.hosted.get(again.id).is_none());
+    again.stop.send(true).unwrap();
+    again.running.await.unwrap();
+    assert!(!again.hosted.close());
+    again.quorum.shutdown().await;
+    drop(again.folder);
 }

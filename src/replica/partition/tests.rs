@@ -5,7 +5,7 @@ use crate::config::topic::Durability;
 use crate::log::flush::Flushable;
 use crate::replica::follower::FollowError;
 use crate::replica::role::Standing;
-use crate::replica::testing::{Replica, answer, batch, batch_of, image, three};
+use crate::replica::testing::{Replica, answer, batch, batch_of, image, three, topic_config};
 use futures::FutureExt;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -236,4 +236,46 @@ async fn a_retry_queues_the_flush_that_failed_in_passing() {
     assert!(!one.partition.queued.load(Ordering::Acquire));
     assert!(one.partition.append(&records, -1).unwrap().appended.duplicate);
     assert!(one.partition.queued.load(Ordering::Acquire), "the retry waits for a flush, so it asks for one");
+}
+
+#[tokio::test]
+async fn page_cache_topics_flush_what_a_roll_sealed_once_and_nothing_else() {
+    let [one, two, _three] = three(Durability::PageCache);
+    let image = image(1, &[1, 2, 3], 0, 0, None);
+    for replica in [&one, &two] {
+        // Nobody flushes but this test.
+        replica.node.flusher.stop();
+        let hour = 3_600_000;
+        let config = TopicConfig { segment_bytes: 150, segment_ms: hour, ..topic_config(Durability::PageCache) };
+        replica.partition.configure(&config, &image, clock::now());
+    }
+    let queued = |replica: &Replica| replica.partition.queued.load(Ordering::Acquire);
+    let append = async |value: &str| {
+        one.partition.append(&batch(&[value]), 1).unwrap();
+        two.catch_up(&one).await;
+    };
+    append("a").await;
+    append("b").await;
+    assert!(!queued(&one) && !queued(&two), "no record costs a flush");
+    append("c").await;
+    for replica in [&one, &two] {
+        assert!(queued(replica), "the segment of a and b is sealed");
+    }
+    let tasks = [&one, &two].map(|replica| replica.partition.begin_flush().expect("a segment is sealed"));
+    append("d").await;
+    for (replica, task) in [&one, &two].into_iter().zip(tasks) {
+        assert!(!queued(replica), "while it is flushed nobody asks again");
+        let result = task.sync();
+        replica.partition.end_flush(task, result);
+        let status = replica.partition.status();
+        assert_eq!((status.durable_end, status.log_end), (Offset(2), Offset(4)), "the active segment is not flushed");
+        assert!(replica.partition.begin_flush().is_none());
+        // A segment that grew too old is sealed by retention.
+        replica.partition.apply_retention(clock::wall_ms() + 7_200_000).unwrap();
+        assert!(queued(replica));
+        let task = replica.partition.begin_flush().expect("a segment is sealed");
+        let result = task.sync();
+        replica.partition.end_flush(task, result);
+        assert_eq!(replica.partition.status().durable_end, Offset(4));
+    }
 }

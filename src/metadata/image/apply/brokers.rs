@@ -45,7 +45,7 @@ impl Change<'_> {
         let reason = ElectionReason::Fenced(FenceReason::Restarted);
         for place in self.partitions_on(broker) {
             self.change_partition(place, reason, |image, topic, old| {
-                let lost = if has_lost(image, topic, old, survived) { vec![broker] } else { Vec::new() };
+                let lost = if has_lost(image, topic, old, broker, survived) { vec![broker] } else { Vec::new() };
                 Some(depart(old, &lost, image))
             });
         }
@@ -158,11 +158,15 @@ fn survived(old: Option<&BrokerRegistration>, new: &BrokerRegistration) -> Survi
 }
 
 /// In page-cache topics a lost page cache costs acked records, so the replica leaves ISR and ELR, even the last one. Not
-/// so the only replica there is: nobody has more than it, so waiting for another would help no one.
-fn has_lost(image: &Image, topic: &str, partition: &Partition, survived: Survived) -> bool {
+/// so the only replica there is: nobody has more than it, so waiting for another would help no one. One that a move adds
+/// is another only once it is in sync, or was: before, it has a part of what this one had.
+fn has_lost(image: &Image, topic: &str, partition: &Partition, broker: BrokerId, survived: Survived) -> bool {
+    let counts =
+        |b: &BrokerId| !partition.adding().contains(b) || partition.isr.contains(b) || partition.elr.contains(b);
+    let is_only = || !partition.replicas.iter().any(|b| *b != broker && counts(b));
     match survived {
         Survived::All => false,
-        Survived::Disk => partition.replicas.len() > 1 && image.configs.is_page_cache(topic),
+        Survived::Disk => image.configs.is_page_cache(topic) && !is_only(),
         Survived::Nothing => true,
     }
 }

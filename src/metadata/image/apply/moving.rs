@@ -34,8 +34,9 @@ pub fn begin(old: &Partition, target: &[BrokerId], image: &Image) -> Result<Next
     Ok(Next { replicas: Some(ReplicaSet { replicas, reassignment }), ..Next::new(old.isr.clone(), old.leader) })
 }
 
-/// The replicas from before the move, at once. Refused where none of them is in sync (or, without a leader, was): the
-/// move's own replicas are then the only ones that hold all that was acked.
+/// The replicas from before the move, at once. Refused where none of them is in sync (or, without a leader, was; or,
+/// where all of those lost their data, is eligible): the move's own replicas are then the only ones that hold all that
+/// was acked, and their folders would go.
 pub fn cancel(old: &Partition, image: &Image) -> Result<Next, MetadataError> {
     let Some(reassignment) = &old.reassignment else { return Err(MetadataError::NoReassignment) };
     let replicas = reassignment.original.clone();
@@ -47,7 +48,8 @@ pub fn cancel(old: &Partition, image: &Image) -> Result<Next, MetadataError> {
                 .into(),
         ))
     };
-    if isr.is_empty() && !old.isr.is_empty() {
+    let holders = if old.isr.is_empty() { &old.elr } else { &old.isr };
+    if !holders.is_empty() && !holders.iter().any(|b| replicas.contains(b)) {
         return refused();
     }
     let leader = match old.leader {

@@ -2,7 +2,7 @@
 //!
 //! A moving partition reads `… · to 2 3 4: adding 4, removing 1`.
 
-use super::stories::{AFTER_KILL, WIPED, World};
+use super::stories::{AFTER_KILL, AFTER_POWER_LOSS, WIPED, World};
 use crate::ids::*;
 use crate::metadata::command::*;
 use crate::metadata::event::Event;
@@ -102,6 +102,72 @@ fn going_back_is_refused_where_only_the_new_ones_hold_everything() {
     assert!(matches!(w.cancels(), Err(MetadataError::InvalidAssignment(_))));
     assert!(w.proposes(4, &[4, 5]).is_ok());
     w.reads("leader 4 · isr 4 5 · elr - · epochs 2/4");
+}
+
+#[test]
+fn going_back_is_refused_where_only_an_added_one_is_eligible() {
+    let mut w = World::three();
+    for broker in 4..=6 {
+        w.gains(broker);
+    }
+    assert_eq!(w.moves(&[4, 5, 6]), Ok(()));
+    assert!(w.proposes(1, &[1, 2, 3, 4]).is_ok());
+    w.fences(&[2, 3]);
+    w.fences(&[4]);
+    w.reads("leader 1 · isr 1 · elr 4 · epochs 0/4 · to 4 5 6: adding 4 5 6, removing 1 2 3");
+    w.registers(1, WIPED);
+    w.reads("leader - · isr - · elr 4 · epochs 1/5 · to 4 5 6: adding 4 5 6, removing 1 2 3");
+    assert!(matches!(w.cancels(), Err(MetadataError::InvalidAssignment(_))), "4 has the last copy");
+    w.gains(4);
+    w.reads("leader 4 · isr 4 · elr - · epochs 2/6 · to 4 5 6: adding 4 5 6, removing 1 2 3");
+    // Once one of the original replicas has caught up there is something to go back to.
+    w.unfences(1);
+    assert!(w.proposes(4, &[4, 1]).is_ok());
+    assert_eq!(w.cancels(), Ok(()));
+    w.reads("leader 1 · isr 1 · elr - · epochs 3/8");
+}
+
+#[test]
+fn going_back_without_a_leader_is_allowed_where_an_original_one_is_eligible() {
+    let mut w = World::three();
+    w.gains(4);
+    assert_eq!(w.moves(&[4, 2, 3]), Ok(()));
+    w.fences(&[3]);
+    w.fences(&[2]);
+    w.reads("leader 1 · isr 1 · elr 2 · epochs 0/3 · to 4 2 3: adding 4, removing 1");
+    w.registers(1, WIPED);
+    assert_eq!(w.cancels(), Ok(()));
+    w.reads("leader - · isr - · elr 2 · epochs 2/5");
+    w.gains(2);
+    w.reads("leader 2 · isr 2 · elr - · epochs 3/6");
+}
+
+#[test]
+fn a_half_copied_replica_does_not_make_the_only_one_wait_for_it_after_power_loss() {
+    let mut w = World::empty();
+    w.gains(1);
+    w.gains(2);
+    w.creates("t", &[1], &[("highwater.durability", "page-cache")]);
+    assert_eq!(w.moves(&[2]), Ok(()));
+    w.registers(1, AFTER_POWER_LOSS);
+    w.reads("leader - · isr 1 · elr - · epochs 1/2 · to 2: adding 2, removing 1");
+    w.unfences(1);
+    w.reads("leader 1 · isr 1 · elr - · epochs 2/3 · to 2: adding 2, removing 1");
+    assert!(w.proposes(1, &[1, 2]).is_ok());
+    w.reads("leader 2 · isr 2 · elr - · epochs 3/4");
+}
+
+#[test]
+fn an_added_replica_that_was_in_sync_is_waited_for_after_power_loss() {
+    let mut w = World::empty();
+    for broker in 1..=3 {
+        w.gains(broker);
+    }
+    w.creates("t", &[1], &[("highwater.durability", "page-cache")]);
+    assert_eq!(w.moves(&[2, 3]), Ok(()));
+    assert!(w.proposes(1, &[1, 2]).is_ok());
+    w.registers(1, AFTER_POWER_LOSS);
+    w.reads("leader 2 · isr 2 · elr - · epochs 1/3 · to 2 3: adding 2 3, removing 1");
 }
 
 #[test]

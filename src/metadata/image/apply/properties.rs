@@ -322,8 +322,10 @@ fn check_epochs(
 }
 
 /// Rule 12: a replica that is in sync leaves the set only beside enough others, all that were to be added are in sync when
-/// a move is complete, and cancelling puts back what was.
+/// a move is complete, cancelling puts back what was, and no command about moves drops the last that holds all.
 fn check_move(old: &Partition, new: &Partition, min_isr: usize, asked: bool) -> Result<(), TestCaseError> {
+    let is_held = |p: &Partition| !p.isr.is_empty() || !p.elr.is_empty();
+    prop_assert!(!asked || !is_held(old) || is_held(new), "the last copy goes: {:?} to {:?}", old, new);
     let Some(reassignment) = &old.reassignment else { return Ok(()) };
     if new.reassignment.is_some() {
         return Ok(());
