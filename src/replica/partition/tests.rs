@@ -3,9 +3,10 @@
 use super::*;
 use crate::config::topic::Durability;
 use crate::log::flush::Flushable;
+use crate::replica::damage::Word;
 use crate::replica::follower::FollowError;
 use crate::replica::role::Standing;
-use crate::replica::testing::{Replica, answer, batch, batch_of, image, three};
+use crate::replica::testing::{Replica, answer, batch, batch_of, flip, image, three};
 use futures::FutureExt;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -236,4 +237,32 @@ async fn a_retry_queues_the_flush_that_failed_in_passing() {
     assert!(!one.partition.queued.load(Ordering::Acquire));
     assert!(one.partition.append(&records, -1).unwrap().appended.duplicate);
     assert!(one.partition.queued.load(Ordering::Acquire), "the retry waits for a flush, so it asks for one");
+}
+
+#[tokio::test]
+async fn a_follower_that_cannot_cut_above_a_lost_header_suspects_itself_and_goes_on_once_repaired() {
+    let [mut one, two, three] = three(Durability::PageCache);
+    for value in ["a", "b", "c"] {
+        one.partition.append(&batch(&[value]), 1).unwrap();
+    }
+    two.catch_up(&one).await;
+    three.catch_up(&one).await;
+    one.partition.append(&batch(&["only here"]), 1).unwrap();
+    two.show(&image(2, &[1, 2, 3], 1, 1, None));
+    one.show(&image(2, &[1, 2, 3], 1, 1, None));
+    two.partition.append(&batch(&["d"]), 1).unwrap();
+    flip(&one.partition, 1, true);
+    let error = one.fetch(&two).await.unwrap_err();
+    assert!(!error.is_final() && !error.is_suspicious(), "{error}");
+    assert_eq!(one.end(), 4, "nothing was cut");
+    let Some(Word::Suspect(partition, offset)) = one.words.recv().await else { panic!("nobody looks into it") };
+    assert_eq!(offset, Offset(1));
+    partition.look_into(offset);
+    let report = one.partition.damage_report().flatten().expect("the controller is told");
+    assert_eq!(report.from, Offset(1));
+    one.show(&image(2, &[2, 3], 2, 2, None));
+    two.show(&image(2, &[2, 3], 2, 2, None));
+    one.catch_up(&two).await;
+    assert_eq!(one.end(), 4);
+    assert_eq!(one.partition.status().last_epoch, LeaderEpoch(1));
 }
