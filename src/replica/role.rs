@@ -355,6 +355,7 @@ impl Partition {
         let before = state.standing();
         let hint = state.hint();
         state.role = Role::Stopped;
+        state.integrity.holds_ready = None;
         // A node that stops sends its clients to whoever leads next; a partition that is gone is nowhere.
         let failed =
             state.fail_parked(|| if clean { PartitionError::NotLeader(hint) } else { PartitionError::NotHosted });
