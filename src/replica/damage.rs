@@ -86,6 +86,22 @@ pub(super) struct Integrity {
     looked_at: Option<Instant>,
 }
 
+/// A suspicion, and how far it has been looked into.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    suspected: Offset,
+    /// `None`: nothing was read yet.
+    cursor: Option<Cursor>,
+    /// Read behind the suspected offset.
+    beyond: u64,
+}
+
+impl Look {
+    pub fn at(suspected: Offset) -> Look {
+        Look { suspected, cursor: None, beyond: 0 }
+    }
+}
+
 /// What the integrity task is told.
 pub(super) enum Word {
     Suspect(Arc<Partition>, Offset),
@@ -127,23 +143,23 @@ impl Partition {
         }
     }
 
-    /// Looks at what is suspected. Blocks.
-    pub(super) fn look_into(&self, offset: Offset) {
-        let Some((start, end)) = self.bounds() else { return };
-        let mut cursor = Cursor::at(offset.max(start));
-        let mut beyond = 0;
-        while beyond < LOOK_BYTES {
-            let Some(Checked { next, bytes, .. }) = self.check(cursor, end, STEP_BYTES) else { return };
-            let Some(next) = next else { break };
-            if next.offset() > offset {
-                beyond += bytes;
-            }
-            cursor = next;
+    /// One step of a look at what is suspected: the bytes read, and what remains to be looked at. Blocks.
+    pub(super) fn look(&self, look: Look) -> (u64, Option<Look>) {
+        let Some((start, end)) = self.bounds() else { return (0, None) };
+        let cursor = look.cursor.unwrap_or(Cursor::at(look.suspected.max(start)));
+        let Some(Checked { next, bytes, .. }) = self.check(cursor, end, STEP_BYTES) else { return (STEP_BYTES, None) };
+        let mut look = Look { cursor: next, ..look };
+        if next.is_some_and(|next| next.offset() > look.suspected) {
+            look.beyond += bytes;
+        }
+        if next.is_some() && look.beyond < LOOK_BYTES {
+            return (bytes, Some(look));
         }
         tracing::warn!(
-            partition = ?self, %offset,
+            partition = ?self, offset = %look.suspected,
             "records from there were refused or could not be read, yet the log here is good: look at memory and network"
         );
+        (bytes, None)
     }
 
     /// Log start and log end; `None` once it is stopped.
@@ -173,6 +189,15 @@ impl Partition {
                 tracing::error!(partition = ?self, %error, "the log could not be checked; check the disk");
                 None
             }
+        }
+    }
+
+    /// A whole look at once.
+    #[cfg(test)]
+    pub(super) fn look_into(&self, offset: Offset) {
+        let mut next = Some(Look::at(offset));
+        while let Some(look) = next {
+            next = self.look(look).1;
         }
     }
 
