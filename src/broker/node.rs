@@ -176,9 +176,6 @@ impl Running {
 
         self.health.starting("registering with the controller");
         let epoch = self.register(&node, registration).await;
-        if logs_folder.is_lossy() {
-            logs_folder.forget_loss()?;
-        }
         hosted.set_broker_epoch(epoch);
         // It follows the leadership of its partitions, so it listens before any is taken up.
         let groups = Coordinator::start(CoordinatorParts {
@@ -201,6 +198,13 @@ impl Running {
         // Followers' fetches are taken before this broker can be elected to lead anything.
         self.serve_kafka(&services, &self.config.replica_listener.clone(), true).await?;
         let _ = logs.wait_for(|open| *open).await;
+        // Only now: a process that ended while logs were being recovered must leave the next one as distrustful. It will
+        // report the loss again, which costs a catch-up at most.
+        if logs_folder.is_lossy() && !logs_folder.forget_loss()? {
+            tracing::warn!(
+                "not every log could be recovered from a disk error: the next start will report the loss again"
+            );
+        }
         self.logs_open.send_replace(true);
 
         self.health.starting("waiting for the controller to unfence this broker");

@@ -5,6 +5,7 @@
 
 use super::partition_log::{PartitionLog, ReadError};
 use super::scrub::Damage;
+use super::truncation::Cut;
 use crate::ids::Offset;
 use crate::platform::disk;
 use std::io;
@@ -86,9 +87,9 @@ impl PartitionLog {
             if damage.from <= self.log_start {
                 self.restart_at(self.log_start)?;
             } else {
-                match self.cut_at_damage(damage.from) {
-                    Ok(()) => {}
-                    Err(ReadError::Disk(error)) => return Err(self.failed(error.into())),
+                match self.plan_cut_at_damage(damage.from) {
+                    Ok(cut) => self.cut_to(cut).map_err(|error| self.failed(error))?,
+                    Err(ReadError::Disk(error)) => return Err(self.failed(error)),
                     Err(error) => {
                         tracing::warn!(folder = %self.folder.display(), %error, "more is damaged; the copy starts anew");
                         self.restart_at(self.log_start)?;
@@ -101,7 +102,7 @@ impl PartitionLog {
     }
 
     /// The damaged batch's own header may be lost: the cut is where the batch before it ends.
-    fn cut_at_damage(&mut self, from: Offset) -> Result<(), ReadError> {
+    fn plan_cut_at_damage(&self, from: Offset) -> Result<Cut, ReadError> {
         let kept = self.segments.partition_point(|s| s.base <= from);
         let active = &self.segments[kept - 1];
         let position = if active.base == from {
@@ -112,7 +113,7 @@ impl PartitionLog {
                 _ => return Err(ReadError::Damaged(format!("no batch ends at offset {from}"))),
             }
         };
-        self.cut_to(kept, position, from)
+        self.plan_cut(kept, position, from)
     }
 
     /// After the log was cut or its start moved: damage that lies outside of it now is gone.

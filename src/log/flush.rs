@@ -84,6 +84,9 @@ fn unless_gone(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// A log with unflushed bytes, as the flusher sees it. `replica::Partition` implements it: `begin` and `end` take its lock.
+///
+/// `begin_flush` gives no task while another one of the same log is under way: the kernel tells a write-back error once
+/// per open file, so of two fdatasyncs on one descriptor the one that misses it would call lost pages durable.
 pub trait Flushable: Send + Sync + 'static {
     fn begin_flush(&self) -> Option<FlushTask>;
     fn end_flush(&self, task: FlushTask, result: io::Result<()>);
@@ -122,14 +125,16 @@ impl Flusher {
         Flusher { shared }
     }
 
-    /// After [`Flusher::stop`] this does nothing: logs are then flushed by their close.
-    pub fn enqueue(&self, log: Arc<dyn Flushable>) {
+    /// After [`Flusher::stop`] this does nothing and answers false: logs are then flushed by their close.
+    pub fn enqueue(&self, log: Arc<dyn Flushable>) -> bool {
         let mut queue = self.shared.queue.lock();
-        if !queue.stopped {
-            queue.logs.push_back(log);
-            drop(queue);
-            self.shared.filled.notify_one();
+        if queue.stopped {
+            return false;
         }
+        queue.logs.push_back(log);
+        drop(queue);
+        self.shared.filled.notify_one();
+        true
     }
 
     /// Logs waiting for a thread.

@@ -3,13 +3,13 @@
 //! The topic id alone says which topic it is; the name before it is for people. What is not named so is left alone.
 
 use super::files::OpenFiles;
-use super::partition_log::{Context, LogConfig, PartitionLog, ReadError};
+use super::partition_log::{Context, LogConfig, PartitionLog, ReadError, note_loss};
 use super::recovery;
 use super::remover::{DELETED_SUFFIX, Remover};
 use crate::ids::*;
 use crate::platform::{clock, disk};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,6 +69,8 @@ struct Inner {
     /// Names of the partition folders there are.
     names: Mutex<BTreeMap<TopicPartition, String>>,
     open: Arc<OpenLogs>,
+    /// Of a lossy folder: the logs whose bytes have not been compared with the disk in this run.
+    unrecovered: Mutex<BTreeSet<TopicPartition>>,
     _lock: disk::FolderLock,
 }
 
@@ -125,9 +127,11 @@ impl LogFolder {
                 _ => tracing::warn!(folder = %path.display(), name = entry.name, "an unknown name is left alone"),
             }
         }
+        let unrecovered = Mutex::new(if lossy { names.keys().copied().collect() } else { BTreeSet::new() });
         let (names, open) = (Mutex::new(names), Arc::default());
         let (clean, context) = (clean && !lossy, Arc::new(context));
-        Ok(LogFolder { inner: Arc::new(Inner { path, clean, lossy, context, names, open, _lock: lock }) })
+        let inner = Inner { path, clean, lossy, context, names, open, unrecovered, _lock: lock };
+        Ok(LogFolder { inner: Arc::new(inner) })
     }
 
     /// The partition folders on disk.
@@ -158,6 +162,7 @@ impl LogFolder {
                 other => FolderError::Damaged { path: folder.to_path_buf(), reason: other.to_string() },
             },
         )?;
+        self.inner.unrecovered.lock().remove(&id);
         let mut log = PartitionLog::new(folder, context, config, opened);
         // Only now: a folder made by an attempt that failed has a name that is not durable.
         log.own_name_unsynced = known.is_none();
@@ -177,6 +182,7 @@ impl LogFolder {
         let failed = |source| FolderError::Io { path: path.clone(), source };
         self.inner.context.remover.set_aside(&path).map_err(failed)?;
         self.inner.names.lock().remove(&id);
+        self.inner.unrecovered.lock().remove(&id);
         disk::sync_dir(&self.inner.path).map_err(failed)
     }
 
@@ -191,12 +197,22 @@ impl LogFolder {
         self.inner.lossy
     }
 
-    /// The controller has been told of the loss: the next start need not tell it again.
-    pub fn forget_loss(&self) -> Result<(), FolderError> {
+    /// The controller has been told of the loss, so the next start need not tell it again, if by now every log found has
+    /// been recovered or deleted. Otherwise nothing is forgotten and the answer is false: the page cache may still show
+    /// what a log's disk never got, and a process that ended now would leave nothing that says so.
+    pub fn forget_loss(&self) -> Result<bool, FolderError> {
+        if self.is_offline() || !self.inner.unrecovered.lock().is_empty() {
+            return Ok(false);
+        }
         let path = &self.inner.context.loss_marker;
-        disk::remove_file(path)
-            .and_then(|()| disk::sync_dir(&self.inner.path))
-            .map_err(|source| FolderError::Io { path: path.clone(), source })
+        let failed = |source| FolderError::Io { path: path.clone(), source };
+        disk::remove_file(path).and_then(|()| disk::sync_dir(&self.inner.path)).map_err(failed)?;
+        if self.is_offline() {
+            // The disk failed just now: what notes that may have come before the removal.
+            note_loss(path).map_err(failed)?;
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     /// The high-watermark checkpoint: what this node knew before it stopped. One that is damaged counts as none, with
@@ -313,6 +329,35 @@ mod tests {
         let left: Vec<_> = disk::list(&data.path().join("partitions")).unwrap().into_iter().map(|e| e.name).collect();
         assert_eq!(left, [".lock".to_string(), "lost+found".into(), folder_name("orders", id(1, 1))]);
         assert_eq!(folder.log(id(1, 0), "orders", config()).unwrap().log_end(), Offset(0));
+    }
+
+    #[test]
+    fn a_loss_is_remembered_until_every_log_is_recovered() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = LogFolder::open(data.path(), false).unwrap();
+        for partition in 0..3 {
+            drop(folder.log(id(1, partition), "orders", config()).unwrap());
+        }
+        drop(folder);
+        disk::write_atomic(&data.path().join("partitions/.lossy"), b"").unwrap();
+
+        let folder = LogFolder::open(data.path(), true).unwrap();
+        drop(folder.log(id(1, 0), "orders", config()).unwrap());
+        assert!(!folder.forget_loss().unwrap(), "two logs have not been looked at");
+        drop(folder);
+
+        // Killed there: the next process has as much to distrust, and to report.
+        let folder = LogFolder::open(data.path(), true).unwrap();
+        assert!(folder.is_lossy());
+        drop(folder.log(id(1, 0), "orders", config()).unwrap());
+        drop(folder.log(id(1, 1), "orders", config()).unwrap());
+        folder.delete(id(1, 2)).unwrap();
+        folder.context().offline.store(true, Ordering::Relaxed);
+        assert!(!folder.forget_loss().unwrap(), "the disk has failed again");
+        folder.context().offline.store(false, Ordering::Relaxed);
+        assert!(folder.forget_loss().unwrap());
+        drop(folder);
+        assert!(!LogFolder::open(data.path(), true).unwrap().is_lossy());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub use super::read::{Chunk, LogReader};
 pub use super::scrub::{Checked, Cursor, Damage};
+pub use super::truncation::CutError;
 
 use super::checkpoint::{Checkpoint, Content};
 use super::epochs::Epochs;
@@ -464,7 +465,7 @@ impl PartitionLog {
 
 /// On a disk that can sync nothing more the name alone is noted: it is needed only while this boot's page cache shows
 /// what the disk may not hold. After another boot what was counted as synced is all there is, and it was synced.
-fn note_loss(marker: &Path) -> io::Result<()> {
+pub(super) fn note_loss(marker: &Path) -> io::Result<()> {
     disk::write_atomic(marker, b"a disk error may have lost writes\n")
         .or_else(|_| disk::File::open_or_create(marker).map(drop))
 }

@@ -183,7 +183,7 @@ impl Recovery<'_> {
             segments.push(self.existing(*base)?);
         }
         let (from, mut producers) = load_producers(self.folder, &snapshots, bases[start]);
-        rebuild_producers(&mut producers, &segments, from, bases[start], self.now_ms)?;
+        rebuild_producers(&mut producers, &segments, None, from, bases[start], self.now_ms)?;
 
         let (mut next, mut damage) = (bases[start], None);
         let mut dirty: Vec<Arc<File>> = Vec::new();
@@ -316,19 +316,28 @@ pub(super) fn load_producers(folder: &Path, snapshots: &BTreeSet<Offset>, below:
         .unwrap_or_default()
 }
 
-/// Takes the batches in `from..to` into the producer state, by their headers.
+/// Takes the batches in `from..to` into the producer state, by their headers. `last_size`: so much of the last segment
+/// is looked at, if not all of it.
 pub(super) fn rebuild_producers(
     producers: &mut Producers,
     segments: &[Arc<Segment>],
+    last_size: Option<u64>,
     from: Offset,
     to: Offset,
     now_ms: i64,
 ) -> Result<(), ReadError> {
+    if from >= to {
+        return Ok(());
+    }
     let first = segments.partition_point(|s| s.base <= from).saturating_sub(1);
-    for segment in &segments[first.min(segments.len())..] {
+    for (index, segment) in segments.iter().enumerate().skip(first) {
+        let size = last_size.filter(|_| index + 1 == segments.len()).unwrap_or_else(|| segment.size());
+        if size == 0 {
+            continue;
+        }
         let Some(start) = segment.locate(from)? else { continue };
         let file = segment.log.get()?;
-        let mut walk = Walk::far(&file, start.position, segment.size());
+        let mut walk = Walk::far(&file, start.position, size);
         while let Some(step) = walk.step()? {
             if step.header.base_offset >= to {
                 return Ok(());

@@ -207,9 +207,30 @@ impl Segment {
         Ok(self.times.below_offset(self.relative(upper))?.map(|row| (row.timestamp_ms, self.absolute(row.relative))))
     }
 
-    /// Cuts the segment at `position`, where `end` is the offset of the first batch cut off. The bytes are gone from
-    /// the file when this returns, and durably so.
-    pub fn truncate(&self, position: u64, end: Offset) -> Result<(), ReadError> {
+    /// The largest timestamp below `position`, where the first batch of offset `end` or later begins, and the last offset
+    /// of the batch that has it: the time index's last row, and the batches after it. Changes nothing.
+    pub fn newest_below(&self, position: u64, end: Offset) -> Result<Option<(i64, Offset)>, ReadError> {
+        let mut newest = self.newest_indexed_below(end)?;
+        let from = match newest {
+            Some((_, offset)) if position > 0 => self.locate(offset)?.map_or(position, |step| step.position),
+            _ => 0,
+        };
+        if from < position {
+            let file = self.log.get()?;
+            let mut walk = Walk::far(&file, from, position);
+            while let Some(step) = walk.step()? {
+                let ms = step.header.max_timestamp_ms;
+                if ms >= 0 && newest.is_none_or(|(best, _)| ms > best) {
+                    newest = Some((ms, step.header.last_offset()));
+                }
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Cuts the segment at `position`, where `end` is the offset of the first batch cut off and `newest` is what
+    /// [`Segment::newest_below`] says of it. The bytes are gone from the file when this returns, and durably so.
+    pub fn truncate(&self, position: u64, end: Offset, newest: Option<(i64, Offset)>) -> io::Result<()> {
         self.publish_size(position);
         if disk::exists(&self.log.path()) {
             let file = self.log.get()?;
@@ -218,26 +239,6 @@ impl Segment {
         }
         self.offsets.truncate(u32::try_from(position).unwrap_or(u32::MAX))?;
         self.times.truncate(self.relative(end))?;
-        self.refresh_newest()
-    }
-
-    /// Works the largest timestamp out anew: the time index's last row, and the batches after it.
-    fn refresh_newest(&self) -> Result<(), ReadError> {
-        let mut newest = self.times.last()?.map(|row| (row.timestamp_ms, self.absolute(row.relative)));
-        let from = match newest {
-            Some((_, offset)) => self.locate(offset)?.map_or(self.size(), |step| step.position),
-            None => 0,
-        };
-        if from < self.size() {
-            let file = self.log.get()?;
-            let mut walk = Walk::far(&file, from, self.size());
-            while let Some(step) = walk.step()? {
-                let ms = step.header.max_timestamp_ms;
-                if ms >= 0 && newest.is_none_or(|(best, _)| ms > best) {
-                    newest = Some((ms, step.header.last_offset()));
-                }
-            }
-        }
         *self.newest.lock() = Newest::Known(newest);
         Ok(())
     }

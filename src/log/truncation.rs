@@ -5,10 +5,38 @@ use super::partition_log::{PartitionLog, ReadError, Writer};
 use super::producers::Producers;
 use super::recovery::{load_producers, rebuild_producers};
 use super::segment::Segment;
+use super::walk::Walk;
 use crate::ids::*;
 use crate::platform::{clock, disk};
 use std::io;
 use std::sync::Arc;
+
+/// Why a log was not cut.
+#[derive(Debug, thiserror::Error)]
+pub enum CutError {
+    /// Memory and disk may differ: the log is offline.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+    /// A header that had to be read is lost. Nothing was changed: a flipped bit is no failed disk.
+    #[error("the log cannot be cut before it is repaired: what lies from offset {near} on is damaged: {reason}")]
+    Damaged {
+        /// Everything below has a good header.
+        near: Offset,
+        reason: String,
+    },
+}
+
+/// A cut, with all that must be read for it; whatever was damaged among that has shown before anything changes.
+pub(super) struct Cut {
+    /// Segments that stay; the last of them is cut.
+    kept: usize,
+    /// Where it is cut: a batch of offset `end` began there.
+    position: u64,
+    end: Offset,
+    /// The largest timestamp left in it.
+    newest: Option<(i64, Offset)>,
+    producers: Producers,
+}
 
 impl PartitionLog {
     /// Cuts the log at `offset`: rolls back epochs and producer state, lowers the durable end, bumps the flush
@@ -16,29 +44,66 @@ impl PartitionLog {
     ///
     /// A batch is never cut in two: if `offset` lies inside one, the log ends where that batch began, so the caller
     /// must go on from `log_end()`. Below the first segment the log begins anew at `offset`.
-    pub fn truncate_to(&mut self, offset: Offset) -> io::Result<()> {
+    pub fn truncate_to(&mut self, offset: Offset) -> Result<(), CutError> {
         self.check_writable()?;
         if offset >= self.log_end {
             return Ok(());
         }
         if offset < self.segments[0].base {
-            return self.restart_at(offset);
+            return Ok(self.restart_at(offset)?);
         }
-        let kept = self.segments.partition_point(|s| s.base <= offset);
-        let active = &self.segments[kept - 1];
-        let (position, end) = match active.locate(offset) {
-            Ok(Some(step)) => (step.position, step.header.base_offset),
-            // The offset is where the next segment begins.
-            Ok(None) => (active.size(), offset),
-            Err(ReadError::Disk(error)) => return Err(self.failed(error.into())),
-            // Nothing was changed yet: a damaged header is no reason to give up the whole folder.
-            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
-        };
-        self.cut_to(kept, position, end).map_err(|error| self.failed(error))
+        match self.plan_truncation(offset) {
+            Ok(cut) => Ok(self.cut_to(cut).map_err(|error| self.failed(error))?),
+            Err(ReadError::Disk(error)) => Err(self.failed(error).into()),
+            Err(error) => {
+                let near = self.first_lost_header(offset)?;
+                Err(CutError::Damaged { near, reason: error.to_string() })
+            }
+        }
     }
 
-    /// Cuts behind the first `kept` segments, the last of them at `position`, where a batch of offset `end` began.
-    pub(super) fn cut_to(&mut self, kept: usize, position: u64, end: Offset) -> Result<(), ReadError> {
+    fn plan_truncation(&self, offset: Offset) -> Result<Cut, ReadError> {
+        let kept = self.segments.partition_point(|s| s.base <= offset);
+        let active = &self.segments[kept - 1];
+        let (position, end) = match active.locate(offset)? {
+            Some(step) => (step.position, step.header.base_offset),
+            // The offset is where the next segment begins.
+            None => (active.size(), offset),
+        };
+        self.plan_cut(kept, position, end)
+    }
+
+    /// A cut behind the first `kept` segments, the last of them at `position`, where a batch of offset `end` began.
+    pub(super) fn plan_cut(&self, kept: usize, position: u64, end: Offset) -> Result<Cut, ReadError> {
+        let newest = self.segments[kept - 1].newest_below(position, end)?;
+        // From the last snapshot at or below the cut, and the batches after it.
+        let (from, mut producers) = load_producers(&self.folder, &self.snapshots, end);
+        rebuild_producers(&mut producers, &self.segments[..kept], Some(position), from, end, clock::wall_ms())?;
+        Ok(Cut { kept, position, end, newest, producers })
+    }
+
+    /// Where headers cannot be followed any more, of those that a cut at `offset` reads; `offset` if they can.
+    fn first_lost_header(&self, offset: Offset) -> io::Result<Offset> {
+        let (from, _) = load_producers(&self.folder, &self.snapshots, offset);
+        let first = self.segments.partition_point(|s| s.base <= from).saturating_sub(1);
+        for segment in self.segments[first..].iter().take_while(|s| s.base <= offset && s.size() > 0) {
+            let (file, mut next) = (segment.log.get()?, segment.base);
+            let mut walk = Walk::far(&file, 0, segment.size());
+            loop {
+                match walk.step() {
+                    Ok(Some(step)) => next = step.header.end_offset(),
+                    Ok(None) => break,
+                    Err(ReadError::Disk(error)) => return Err(error),
+                    Err(_) => return Ok(next),
+                }
+            }
+        }
+        Ok(offset)
+    }
+
+    /// Carries a planned cut out; nothing was appended or cut since. Whatever fails, memory and disk may differ then.
+    pub(super) fn cut_to(&mut self, cut: Cut) -> io::Result<()> {
+        let Cut { kept, position, end, newest, producers } = cut;
         let active = self.segments[kept - 1].clone();
         let doomed = self.segments.split_off(kept);
 
@@ -72,29 +137,21 @@ impl PartitionLog {
         for segment in doomed.iter().rev() {
             self.set_aside(segment)?;
         }
-        active.truncate(position, end)?;
+        active.truncate(position, end, newest)?;
         disk::sync_dir(&self.folder)?;
         self.unsynced.retain(|s| s.base < active.base);
         let first_ms = if position > 0 { self.writer.first_ms.or(Some(clock::wall_ms())) } else { None };
         self.writer = Writer { reserved: position, first_ms, ..Writer::default() };
         self.names_synced = self.names_made;
         self.drop_damage_outside();
-        self.producers = self.rebuilt_producers()?;
+        self.producers = producers;
         Ok(())
-    }
-
-    /// From the last snapshot at or below the log's end, and the batches after it.
-    fn rebuilt_producers(&mut self) -> Result<Producers, ReadError> {
-        let now_ms = clock::wall_ms();
-        let (from, mut producers) = load_producers(&self.folder, &self.snapshots, self.log_end);
-        rebuild_producers(&mut producers, &self.segments, from, self.log_end, now_ms)?;
-        Ok(producers)
     }
 
     /// Drops everything and starts anew at `offset` (a follower below the leader's log start).
     pub fn restart_at(&mut self, offset: Offset) -> io::Result<()> {
         self.check_writable()?;
-        self.restart(offset).map_err(|error| self.failed(error.into()))
+        self.restart(offset).map_err(|error| self.failed(error))
     }
 
     fn restart(&mut self, offset: Offset) -> io::Result<()> {
@@ -147,7 +204,7 @@ impl PartitionLog {
         }
         self.log_start = offset;
         let below = self.segments[1..].partition_point(|next| next.base <= offset);
-        self.drop_oldest(below).map_err(|error| self.failed(error.into()))?;
+        self.drop_oldest(below).map_err(|error| self.failed(error))?;
         Ok(())
     }
 
@@ -192,12 +249,8 @@ impl PartitionLog {
         if self.is_offline() { Err(io::Error::other("the log is offline after a disk error")) } else { Ok(()) }
     }
 
-    pub(super) fn failed(&mut self, error: ReadError) -> io::Error {
-        let error = match error {
-            ReadError::Disk(error) => error,
-            damaged => io::Error::new(io::ErrorKind::InvalidData, damaged.to_string()),
-        };
-        // Whatever went wrong half way, memory and disk may differ now: only a recovery puts that right.
+    /// Whatever went wrong half way, memory and disk may differ now: only a recovery puts that right.
+    pub(super) fn failed(&mut self, error: io::Error) -> io::Error {
         self.go_offline(&error);
         error
     }

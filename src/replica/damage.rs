@@ -12,7 +12,7 @@
 //! enough. In an epoch later than the one in which the damage was noted it has heard nothing of this copy, so a copy that
 //! is outside of ISR and ELR then stays outside until it fetches, and that is after the cut.
 
-use super::node::Node;
+use super::node::{Node, ReadyHold};
 use super::partition::{Partition, PartitionError};
 use super::role::{Role, State};
 use crate::ids::*;
@@ -75,15 +75,31 @@ pub(super) fn step(reliance: Reliance, epoch: LeaderEpoch, noted_in: LeaderEpoch
 
 /// What this node does about damage in one partition. Invariant: means something only while the log has damage, except
 /// `looked_at`.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Integrity {
     pub reliance: Reliance,
     noted_in: LeaderEpoch,
     /// The controller knows of nobody else who holds all that was acked.
     alone: bool,
-    /// The node's readiness waits for the answer to the first report.
-    holds_ready: bool,
+    /// The node's readiness waits for the answer to the first report, or for the end of this partition here.
+    pub holds_ready: Option<ReadyHold>,
     looked_at: Option<Instant>,
+}
+
+/// A suspicion, and how far it has been looked into.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    suspected: Offset,
+    /// `None`: nothing was read yet.
+    cursor: Option<Cursor>,
+    /// Read behind the suspected offset.
+    beyond: u64,
+}
+
+impl Look {
+    pub fn at(suspected: Offset) -> Look {
+        Look { suspected, cursor: None, beyond: 0 }
+    }
 }
 
 /// What the integrity task is told.
@@ -127,23 +143,23 @@ impl Partition {
         }
     }
 
-    /// Looks at what is suspected. Blocks.
-    pub(super) fn look_into(&self, offset: Offset) {
-        let Some((start, end)) = self.bounds() else { return };
-        let mut cursor = Cursor::at(offset.max(start));
-        let mut beyond = 0;
-        while beyond < LOOK_BYTES {
-            let Some(Checked { next, bytes, .. }) = self.check(cursor, end, STEP_BYTES) else { return };
-            let Some(next) = next else { break };
-            if next.offset() > offset {
-                beyond += bytes;
-            }
-            cursor = next;
+    /// One step of a look at what is suspected: the bytes read, and what remains to be looked at. Blocks.
+    pub(super) fn look(&self, look: Look) -> (u64, Option<Look>) {
+        let Some((start, end)) = self.bounds() else { return (0, None) };
+        let cursor = look.cursor.unwrap_or(Cursor::at(look.suspected.max(start)));
+        let Some(Checked { next, bytes, .. }) = self.check(cursor, end, STEP_BYTES) else { return (STEP_BYTES, None) };
+        let mut look = Look { cursor: next, ..look };
+        if next.is_some_and(|next| next.offset() > look.suspected) {
+            look.beyond += bytes;
+        }
+        if next.is_some() && look.beyond < LOOK_BYTES {
+            return (bytes, Some(look));
         }
         tracing::warn!(
-            partition = ?self, %offset,
+            partition = ?self, offset = %look.suspected,
             "records from there were refused or could not be read, yet the log here is good: look at memory and network"
         );
+        (bytes, None)
     }
 
     /// Log start and log end; `None` once it is stopped.
@@ -173,6 +189,15 @@ impl Partition {
                 tracing::error!(partition = ?self, %error, "the log could not be checked; check the disk");
                 None
             }
+        }
+    }
+
+    /// A whole look at once.
+    #[cfg(test)]
+    pub(super) fn look_into(&self, offset: Offset) {
+        let mut next = Some(Look::at(offset));
+        while let Some(look) = next {
+            next = self.look(look).1;
         }
     }
 
@@ -221,8 +246,9 @@ impl Partition {
 
     fn mind_damage(&self, holds_ready: bool) {
         let mut guard = self.state.lock();
-        if holds_ready && !std::mem::replace(&mut guard.integrity.holds_ready, true) {
-            self.node.hold_ready();
+        // A stopped one has nothing to tell.
+        if holds_ready && guard.log.is_some() && guard.integrity.holds_ready.is_none() {
+            guard.integrity.holds_ready = Some(self.node.hold_ready());
         }
         let (from, to) = guard.count();
         drop(guard);
@@ -236,13 +262,13 @@ impl Partition {
     pub(super) fn damage_report(&self) -> Option<Option<DamageReport>> {
         let mut guard = self.state.lock();
         let Some(step) = guard.damage_step() else {
-            self.release_ready(&mut guard);
+            guard.integrity.holds_ready = None;
             return None;
         };
         if step != Step::Report {
             // Nobody relies on it: readiness need not wait.
             if guard.leader_epoch != LeaderEpoch::NONE {
-                self.release_ready(&mut guard);
+                guard.integrity.holds_ready = None;
             }
             return Some(None);
         }
@@ -256,7 +282,7 @@ impl Partition {
         let state = &mut *guard;
         match answer {
             Ok(()) => {
-                self.release_ready(state);
+                state.integrity.holds_ready = None;
                 false
             }
             Err(IntentError::Metadata(MetadataError::NoOtherReplica(_))) => {
@@ -275,7 +301,7 @@ impl Partition {
                     // Nothing bad is left in this log, and what comes next goes where the lost records were.
                     log.forget_damage();
                 }
-                self.release_ready(state);
+                state.integrity.holds_ready = None;
                 let (from, to) = state.count();
                 drop(guard);
                 self.node.gauges.change(from, to);
@@ -283,12 +309,6 @@ impl Partition {
             }
             // An epoch moved on meanwhile; the next look sees what that means.
             Err(_) => false,
-        }
-    }
-
-    fn release_ready(&self, state: &mut State) {
-        if std::mem::take(&mut state.integrity.holds_ready) {
-            self.node.release_ready();
         }
     }
 
@@ -309,7 +329,7 @@ impl Partition {
                     partition = ?self, from = %end, again = before - end, %high_watermark,
                     "the damaged copy is cut, outside of ISR and ELR, and fetched again"
                 );
-                self.release_ready(guard);
+                guard.integrity.holds_ready = None;
                 let (from, to) = guard.count();
                 self.node.gauges.change(from, to);
                 true
@@ -332,6 +352,34 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::topic::Durability;
+    use crate::replica::testing::{Replica, batch, image};
+
+    /// Readiness waits until the controller was told of its damage, and nobody is there to tell it.
+    fn opened_damaged() -> Replica {
+        let one = Replica::new(1, Durability::PageCache);
+        one.show(&image(1, &[1, 2, 3], 0, 0, None));
+        one.partition.append(&batch(&["a"]), 1).unwrap();
+        one.partition.mind_opened(Offset(2));
+        assert!(one.node.is_ready_held());
+        one
+    }
+
+    #[tokio::test]
+    async fn a_partition_that_goes_before_its_damage_was_told_holds_readiness_no_more() {
+        for clean in [true, false] {
+            let one = opened_damaged();
+            one.partition.stop(clean).1.unwrap();
+            assert!(!one.node.is_ready_held(), "stopped, clean: {clean}");
+            one.partition.mind_opened(Offset(2));
+            assert!(!one.node.is_ready_held(), "nor does a stopped one begin to");
+        }
+        let Replica { node, partition, words, .. } = opened_damaged();
+        drop((partition, words, node.take_listed()));
+        assert!(!node.is_ready_held(), "dropped without a stop");
+        let released = node.ready_released.notified();
+        tokio::time::timeout(Duration::from_secs(10), released).await.expect("who waits for readiness is told");
+    }
 
     #[test]
     fn only_a_copy_that_nobody_relies_on_is_cut() {

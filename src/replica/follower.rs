@@ -5,7 +5,7 @@ use super::role::{Afterwards, Role, State};
 use super::truncation::{self, Cut};
 use crate::config::topic::Durability;
 use crate::ids::*;
-use crate::log::partition_log::{AppendError, PartitionLog};
+use crate::log::partition_log::{AppendError, CutError, PartitionLog};
 use crate::platform::clock;
 use crate::records::{RecordError, ValidBatches};
 use bytes::Bytes;
@@ -87,6 +87,9 @@ pub(super) enum FollowError {
     BelowHighWatermark { to: Offset, high_watermark: Offset },
     #[error("the leader has nothing at our end {end}, yet its log starts at {start}")]
     OutOfRange { start: Offset, end: Offset },
+    /// This copy is looked into, and repaired before it is cut.
+    #[error("storage: {0}")]
+    Damaged(CutError),
     #[error("storage: {0}")]
     Storage(#[from] io::Error),
 }
@@ -102,6 +105,7 @@ impl FollowError {
             FollowError::Superseded
             | FollowError::BelowHighWatermark { .. }
             | FollowError::OutOfRange { .. }
+            | FollowError::Damaged(_)
             | FollowError::Storage(_) => false,
         }
     }
@@ -109,7 +113,10 @@ impl FollowError {
     /// Asking again in this leader epoch does not help.
     pub fn is_final(&self) -> bool {
         match self {
-            FollowError::Records(_) | FollowError::OutOfRange { .. } | FollowError::NewerEpoch { .. } => false,
+            FollowError::Records(_)
+            | FollowError::OutOfRange { .. }
+            | FollowError::NewerEpoch { .. }
+            | FollowError::Damaged(_) => false,
             FollowError::Append(error) => matches!(error, AppendError::Disk(_) | AppendError::Offline),
             FollowError::Superseded | FollowError::BelowHighWatermark { .. } | FollowError::Storage(_) => true,
         }
@@ -205,10 +212,16 @@ impl Partition {
             Cut::BelowHighWatermark { to } => return Err(FollowError::BelowHighWatermark { to, high_watermark }),
         };
         let lost = log.log_end() - to;
-        if to < log.log_start() {
-            log.restart_at(to)?
-        } else {
-            log.truncate_to(to)?
+        let cut = if to < log.log_start() { log.restart_at(to).map_err(CutError::Disk) } else { log.truncate_to(to) };
+        match cut {
+            Ok(()) => {}
+            Err(CutError::Disk(error)) => return Err(error.into()),
+            Err(CutError::Damaged { near, reason }) => {
+                drop(guard);
+                // The cut waits for the repair, which nobody else would ask for: a follower is read by no one.
+                self.suspect(near);
+                return Err(FollowError::Damaged(CutError::Damaged { near, reason }));
+            }
         }
         let end = log.log_end();
         guard.high_watermark = high_watermark.min(end);

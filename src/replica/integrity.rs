@@ -1,6 +1,6 @@
 //! The task that looks into suspicions and reports damage until it is repaired, and the one that scrubs.
 
-use super::damage::Word;
+use super::damage::{Look, Word};
 use super::hosted::Inner;
 use super::node::Node;
 use super::partition::Partition;
@@ -9,7 +9,7 @@ use crate::log::partition_log::{Checked, Cursor};
 use crate::metadata::command::DamageReport;
 use crate::metadata::intent::{ControllerChannel, Intent, IntentAnswer};
 use crate::platform::{clock, random};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -26,11 +26,60 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const SCRUB_STEP_BYTES: u64 = 256 << 10;
 /// What a step costs at least, so that many small logs do not add up to a storm of opened files.
 const SCRUB_COST_MIN: u64 = 16 << 10;
+/// How fast suspicions are looked into where nothing is scrubbed.
+const LOOK_BYTES_PER_SECOND: u64 = 4 << 20;
 /// A node that has just started has better things to do.
 const SCRUB_FIRST: Duration = Duration::from_secs(600);
 
 /// Damaged partitions, and when each is looked at next. Bound: the partitions hosted here.
 type Damaged = BTreeMap<TopicPartition, (Weak<Partition>, Instant)>;
+
+/// Suspicions that wait or are being looked into, one a partition: whoever still suspects says so again. Each gets a step
+/// in turn, at the pace of a scrub, so that no wave of suspicions takes the disk or the time that reports need.
+struct Suspicions {
+    /// In the order of their turns. Bound: the partitions hosted here.
+    looks: VecDeque<(TopicPartition, Weak<Partition>, Look)>,
+    known: BTreeSet<TopicPartition>,
+    /// Not before then goes the next step.
+    next_at: Instant,
+    bytes_per_second: u64,
+}
+
+impl Suspicions {
+    fn new(scrub_bytes_per_second: u64) -> Suspicions {
+        let bytes_per_second = if scrub_bytes_per_second == 0 { LOOK_BYTES_PER_SECOND } else { scrub_bytes_per_second };
+        Suspicions { looks: VecDeque::new(), known: BTreeSet::new(), next_at: clock::now(), bytes_per_second }
+    }
+
+    fn add(&mut self, partition: &Arc<Partition>, offset: Offset) {
+        if self.known.insert(partition.id) {
+            self.looks.push_back((partition.id, Arc::downgrade(partition), Look::at(offset)));
+        }
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        (!self.looks.is_empty()).then_some(self.next_at)
+    }
+
+    async fn step(&mut self) {
+        let Some((id, weak, look)) = self.looks.pop_front() else { return };
+        let (mut bytes, mut rest) = (0, None);
+        if let Some(partition) = weak.upgrade() {
+            let looked = tokio::task::spawn_blocking(move || partition.look(look)).await;
+            (bytes, rest) = looked.unwrap_or((0, None));
+        }
+        self.next_at = clock::now() + pace(bytes, self.bytes_per_second);
+        match rest {
+            Some(rest) => self.looks.push_back((id, weak, rest)),
+            None => drop(self.known.remove(&id)),
+        }
+    }
+}
+
+/// What `bytes` cost at that rate.
+fn pace(bytes: u64, bytes_per_second: u64) -> Duration {
+    Duration::from_micros(bytes.max(SCRUB_COST_MIN).saturating_mul(1_000_000) / bytes_per_second.max(1))
+}
 
 pub(super) async fn watch_over(
     node: Arc<Node>,
@@ -38,24 +87,34 @@ pub(super) async fn watch_over(
     mut words: mpsc::UnboundedReceiver<Word>,
 ) {
     let mut damaged = Damaged::new();
+    let mut suspicions = Suspicions::new(node.config.scrub_bytes_per_second);
     loop {
+        let report_at = damaged.values().map(|(_, at)| *at).min();
         let now = clock::now();
-        let next = damaged.values().map(|(_, at)| at.saturating_duration_since(now)).min();
-        let word = match next {
+        // What is due goes before what is new: words may come without end.
+        if report_at.is_some_and(|at| at <= now) {
+            report(&node, &*controller, &mut damaged).await;
+        }
+        if suspicions.next_at().is_some_and(|at| at <= now) {
+            suspicions.step().await;
+        }
+        let due = [report_at, suspicions.next_at()].into_iter().flatten().min();
+        let word = match due {
             None => match words.recv().await {
                 Some(word) => Some(word),
                 None => return,
             },
-            Some(pause) => tokio::time::timeout(pause, words.recv()).await.ok().flatten(),
+            Some(at) => {
+                let pause = at.saturating_duration_since(clock::now());
+                tokio::time::timeout(pause, words.recv()).await.ok().flatten()
+            }
         };
         match word {
-            Some(Word::Suspect(partition, offset)) => {
-                let _done_or_logged = tokio::task::spawn_blocking(move || partition.look_into(offset)).await;
-            }
+            Some(Word::Suspect(partition, offset)) => suspicions.add(&partition, offset),
             Some(Word::Damaged(partition)) => {
                 damaged.insert(partition.id, (Arc::downgrade(&partition), clock::now()));
             }
-            None => report(&node, &*controller, &mut damaged).await,
+            None => {}
         }
     }
 }
@@ -152,9 +211,7 @@ async fn scrub_one(inner: &Arc<Inner>, id: TopicPartition) -> u64 {
         let Ok(Some(Checked { next, bytes: read, .. })) = checked else { return bytes };
         bytes += read;
         inner.node.gauges.scrubbed(read);
-        let rate = inner.node.config.scrub_bytes_per_second.max(1);
-        let cost = read.max(SCRUB_COST_MIN);
-        tokio::time::sleep(Duration::from_micros(cost.saturating_mul(1_000_000) / rate)).await;
+        tokio::time::sleep(pace(read, inner.node.config.scrub_bytes_per_second)).await;
         match next {
             Some(next) => cursor = next,
             None => return bytes,
@@ -232,6 +289,37 @@ mod tests {
         tokio::time::sleep(LOOK_EVERY * 2).await;
         assert!(controller.told.lock().len() <= told + 1, "what is repaired is told no more");
         task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn reports_go_on_whatever_is_suspected_meanwhile() {
+        let (one, controller, task) = damaged(Ok(())).await;
+        let other = Replica::new(1, Durability::PageCache);
+        let told = controller.told.lock().len();
+        let end = clock::now() + Duration::from_secs(10);
+        // More words than anybody could look into one by one.
+        while controller.told.lock().len() < told + 3 {
+            assert!(clock::now() < end, "damage is told no more while suspicions come");
+            (0..200).for_each(|_| one.node.tell(Word::Suspect(other.partition.clone(), Offset(0))));
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_partition_is_suspected_once_at_a_time_and_looks_are_paced() {
+        let one = Replica::new(1, Durability::PageCache);
+        one.show(&image(1, &[1, 2, 3], 0, 0, None));
+        one.partition.append(&batch(&["a"]), 1).unwrap();
+        let mut suspicions = Suspicions::new(SCRUB_COST_MIN);
+        (0..1_000).for_each(|_| suspicions.add(&one.partition, Offset(0)));
+        assert_eq!(suspicions.looks.len(), 1);
+        let before = clock::now();
+        suspicions.step().await;
+        assert_eq!(suspicions.next_at(), None, "it was looked into");
+        assert!(suspicions.next_at >= before + Duration::from_secs(1), "what a step costs at least, at that rate");
+        suspicions.add(&one.partition, Offset(0));
+        assert_eq!(suspicions.looks.len(), 1, "suspected again");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -111,7 +111,7 @@ pub(super) struct Node {
     proposals: mpsc::UnboundedSender<Proposed>,
     /// A high watermark moved since the last checkpoint.
     high_watermarks_moved: AtomicBool,
-    /// Suspicions and damage, for the integrity task. Bound: one a partition a second.
+    /// Suspicions and damage, for the integrity task, which takes them up at once. Bound: one a partition a second.
     pub(super) words: mpsc::UnboundedSender<Word>,
     /// Copies found damaged at opening, of which the controller has not been told.
     holding_ready: AtomicUsize,
@@ -181,14 +181,9 @@ impl Node {
         let _ = self.proposals.send(Proposed { partition, proposal });
     }
 
-    pub fn hold_ready(&self) {
+    pub fn hold_ready(self: &Arc<Self>) -> ReadyHold {
         self.holding_ready.fetch_add(1, Ordering::AcqRel);
-    }
-
-    pub fn release_ready(&self) {
-        if self.holding_ready.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.ready_released.notify_one();
-        }
+        ReadyHold(self.clone())
     }
 
     /// Whether damage found at opening is still to be told: until then this broker must not count as in sync anywhere.
@@ -205,6 +200,17 @@ impl Node {
 
     pub fn take_high_watermarks_moved(&self) -> bool {
         self.high_watermarks_moved.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// This node is not ready before it is dropped: whatever becomes of the partition that holds it, it is given back.
+pub(super) struct ReadyHold(Arc<Node>);
+
+impl Drop for ReadyHold {
+    fn drop(&mut self) {
+        if self.0.holding_ready.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.ready_released.notify_one();
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::log::partition_log::{Chunk, LogReader, PartitionLog, ReadError};
 use crate::platform::bugs::{self, Bug};
 use crate::platform::clock;
 use crate::records::ValidBatches;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use tokio::sync::oneshot;
@@ -154,6 +154,8 @@ pub struct Partition {
     pub(super) state: Mutex<State>,
     pub(super) queued: AtomicBool,
     pub(super) listed: AtomicBool,
+    /// A flush of this log has ended.
+    pub(super) flush_ended: Condvar,
     pub(super) watchers: Mutex<Watchers>,
     /// Run once between a read of the log and the look whether this is still the leader.
     #[cfg(test)]
@@ -191,6 +193,7 @@ impl Partition {
             state: Mutex::new(State::new(log, known, config.durability)),
             queued: AtomicBool::new(false),
             listed: AtomicBool::new(false),
+            flush_ended: Condvar::new(),
             watchers: Mutex::default(),
             #[cfg(test)]
             between: Mutex::default(),
@@ -452,9 +455,16 @@ impl Partition {
     pub(super) fn enqueue_flush(&self) {
         if !self.queued.swap(true, Ordering::AcqRel)
             && let Some(me) = self.me.upgrade()
+            && !self.node.flusher.enqueue(me)
         {
-            self.node.flusher.enqueue(me);
+            self.no_flush_follows();
         }
+    }
+
+    /// The flusher has stopped: who waits for a flush waits in vain.
+    pub(super) fn no_flush_follows(&self) {
+        let waiting = self.state.lock().flushing.give_up();
+        drop(waiting);
     }
 }
 

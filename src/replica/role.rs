@@ -6,6 +6,7 @@ use super::leader::{Beginning, Effects, Ends, LeaderState};
 use super::node::{Counted, NodePeers};
 use super::parked::{Parked, ReplySender};
 use super::partition::{LeaderHint, Partition, PartitionError, ReadOutcome};
+use super::synced::Flushing;
 use super::watcher::Change;
 use crate::config::topic::{Durability, TopicConfig};
 use crate::ids::*;
@@ -42,6 +43,7 @@ pub(super) struct State {
     pub parked: Parked,
     pub counted: Counted,
     pub integrity: Integrity,
+    pub flushing: Flushing,
     /// What the leader last sent was refused as damaged.
     pub refused: bool,
 }
@@ -116,6 +118,7 @@ impl State {
             parked: Parked::default(),
             counted: Counted::default(),
             integrity: Integrity::default(),
+            flushing: Flushing::default(),
             refused: false,
         }
     }
@@ -358,11 +361,18 @@ impl Partition {
         let before = state.standing();
         let hint = state.hint();
         state.role = Role::Stopped;
+        state.integrity.holds_ready = None;
         // A node that stops sends its clients to whoever leads next; a partition that is gone is nowhere.
         let failed =
             state.fail_parked(|| if clean { PartitionError::NotLeader(hint) } else { PartitionError::NotHosted });
-        let mut log = state.log.take();
-        let (from, to) = state.count();
+        if clean {
+            // A write-back error that the flush under way is told of would not be told to the close.
+            while guard.flushing.is_under_way() {
+                self.flush_ended.wait(&mut guard);
+            }
+        }
+        let mut log = guard.log.take();
+        let (from, to) = guard.count();
         drop(guard);
         let closed = match &mut log {
             Some(log) if clean => log.close(),
@@ -390,12 +400,19 @@ impl Flushable for Partition {
         // First, so that an append from here on queues again.
         self.queued.store(false, Ordering::Release);
         let mut guard = self.state.lock();
-        let durability = guard.durability;
-        let log = guard.log.as_mut()?;
-        match durability {
+        let state = &mut *guard;
+        if !state.flushing.may_begin() {
+            return None;
+        }
+        let durability = state.durability;
+        let task = state.log.as_mut().and_then(|log| match durability {
             Durability::Sync => log.begin_flush(),
             Durability::PageCache => log.begin_flush_of_sealed(),
-        }
+        });
+        let through = state.flushing.begin(task.is_some());
+        drop(guard);
+        drop(through);
+        task
     }
 
     fn end_flush(&self, task: FlushTask, result: io::Result<()>) {
@@ -404,13 +421,20 @@ impl Flushable for Partition {
         }
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let Some(log) = state.log.as_mut() else { return };
-        log.end_flush(&task, &result);
-        let ends = ends_of(log, state.durability);
-        let Role::Leader(leader) = &mut state.role else { return };
-        let effects = leader.on_own_ends(ends);
-        let after = state.settle(effects);
+        let (again, through) = state.flushing.end();
+        let mut after = Afterwards::default();
+        if let Some(log) = state.log.as_mut() {
+            log.end_flush(&task, &result);
+            let ends = ends_of(log, state.durability);
+            if let Role::Leader(leader) = &mut state.role {
+                let effects = leader.on_own_ends(ends);
+                after = state.settle(effects);
+            }
+        }
+        after.flush |= again;
         drop(guard);
+        self.flush_ended.notify_all();
         self.finish(after);
+        drop(through);
     }
 }

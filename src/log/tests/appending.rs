@@ -218,7 +218,8 @@ fn a_broken_disk_takes_the_whole_folder_offline() {
         // Also of a disk that can sync nothing: the marker's name is enough while this boot lasts.
         let folder = LogFolder::open(data.path(), true).unwrap();
         assert!(folder.is_lossy(), "{operation:?}: the next start knows of the loss");
-        folder.forget_loss().unwrap();
+        drop((open(&folder, config()), folder.log(other_id, "other", config()).unwrap()));
+        assert!(folder.forget_loss().unwrap());
         drop(folder);
         assert!(!LogFolder::open(data.path(), true).unwrap().is_lossy());
     }

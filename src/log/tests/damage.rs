@@ -2,7 +2,7 @@
 
 use crate::ids::*;
 use crate::log::folder::LogFolder;
-use crate::log::partition_log::{Checked, Cursor, Damage, LogConfig, PartitionLog};
+use crate::log::partition_log::{Checked, Cursor, CutError, Damage, LogConfig, PartitionLog};
 use crate::log::testing::{Batch, batches_in, config, open, valid};
 use crate::platform::disk::{self, File};
 use std::path::Path;
@@ -203,17 +203,28 @@ fn a_lost_header_below_the_recovery_point_does_not_keep_the_log_closed() {
     assert_eq!(log.damage().map(|d| (d.from, d.is_cut())), Some((from, true)));
 }
 
+/// Without index rows the cut is looked for from the segment's beginning; with them its place is found behind the lost
+/// header, which the producers and the largest timestamp are then worked out from.
 #[test]
 fn a_cut_above_a_lost_header_takes_no_folder_offline() {
-    let data = tempfile::tempdir().unwrap();
-    let folder = LogFolder::open(data.path(), false).unwrap();
-    let mut log = open(&folder, LogConfig { index_interval_bytes: 1 << 20, ..config() });
-    for _ in 0..4 {
-        append(&mut log, 2);
+    for index_interval_bytes in [1 << 20, 100] {
+        for lost in [0, 2] {
+            let data = tempfile::tempdir().unwrap();
+            let folder = LogFolder::open(data.path(), false).unwrap();
+            let mut log = open(&folder, LogConfig { index_interval_bytes, ..config() });
+            for _ in 0..12 {
+                append(&mut log, 2);
+            }
+            let place = log.active().locate(Offset(lost)).unwrap().unwrap();
+            flip(&log.active().log.path(), place.position + 16);
+            let error = log.truncate_to(Offset(20)).unwrap_err();
+            assert!(matches!(error, CutError::Damaged { near, .. } if near == Offset(lost)), "{error}");
+            assert_eq!(log.log_end(), Offset(24), "nothing was cut");
+            assert!(!folder.is_offline(), "a flipped bit is no failed disk");
+            append(&mut log, 2);
+            flip(&log.active().log.path(), place.position + 16);
+            log.truncate_to(Offset(20)).unwrap();
+            assert_eq!(log.log_end(), Offset(20));
+        }
     }
-    flip(&log.active().log.path(), 16);
-    log.truncate_to(Offset(4)).unwrap_err();
-    assert_eq!(log.log_end(), Offset(8), "nothing was cut");
-    assert!(!folder.is_offline(), "a flipped bit is no failed disk");
-    append(&mut log, 2);
 }

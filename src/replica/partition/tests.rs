@@ -3,10 +3,14 @@
 use super::*;
 use crate::config::topic::Durability;
 use crate::log::flush::Flushable;
+use crate::replica::damage::Word;
 use crate::replica::follower::FollowError;
 use crate::replica::role::Standing;
-use crate::replica::testing::{Replica, answer, batch, batch_of, image, three, topic_config};
+use crate::replica::synced::sync_all;
+use crate::replica::testing::{Replica, answer, batch, batch_of, flip, image, three, topic_config};
 use futures::FutureExt;
+use std::io;
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acks_all_waits_until_all_of_the_isr_has_it_on_disk() {
@@ -278,4 +282,93 @@ async fn page_cache_topics_flush_what_a_roll_sealed_once_and_nothing_else() {
         replica.partition.end_flush(task, result);
         assert_eq!(replica.partition.status().durable_end, Offset(4));
     }
+}
+
+#[tokio::test]
+async fn a_follower_that_cannot_cut_above_a_lost_header_suspects_itself_and_goes_on_once_repaired() {
+    let [mut one, two, three] = three(Durability::PageCache);
+    for value in ["a", "b", "c"] {
+        one.partition.append(&batch(&[value]), 1).unwrap();
+    }
+    two.catch_up(&one).await;
+    three.catch_up(&one).await;
+    one.partition.append(&batch(&["only here"]), 1).unwrap();
+    two.show(&image(2, &[1, 2, 3], 1, 1, None));
+    one.show(&image(2, &[1, 2, 3], 1, 1, None));
+    two.partition.append(&batch(&["d"]), 1).unwrap();
+    flip(&one.partition, 1, true);
+    let error = one.fetch(&two).await.unwrap_err();
+    assert!(!error.is_final() && !error.is_suspicious(), "{error}");
+    assert_eq!(one.end(), 4, "nothing was cut");
+    let Some(Word::Suspect(partition, offset)) = one.words.recv().await else { panic!("nobody looks into it") };
+    assert_eq!(offset, Offset(1));
+    partition.look_into(offset);
+    let report = one.partition.damage_report().flatten().expect("the controller is told");
+    assert_eq!(report.from, Offset(1));
+    one.show(&image(2, &[2, 3], 2, 2, None));
+    two.show(&image(2, &[2, 3], 2, 2, None));
+    one.catch_up(&two).await;
+    assert_eq!(one.end(), 4);
+    assert_eq!(one.partition.status().last_epoch, LeaderEpoch(1));
+}
+
+/// The kernel tells a write-back error once per open file: a second fdatasync beside the first would miss it and call the
+/// lost pages durable.
+#[tokio::test]
+async fn one_flush_of_a_log_is_under_way_at_a_time() {
+    let [one, _two, _three] = three(Durability::Sync);
+    // Nobody flushes but this test.
+    one.node.flusher.stop();
+    one.partition.append(&batch(&["a"]), 1).unwrap();
+    let first = one.partition.begin_flush().expect("there is something to flush");
+    one.partition.append(&batch(&["b"]), 1).unwrap();
+    one.partition.append(&batch(&["c"]), 1).unwrap();
+    assert!(one.partition.begin_flush().is_none(), "the first is under way");
+    one.partition.end_flush(first, Ok(()));
+    assert_eq!(one.partition.status().durable_end, Offset(1));
+    assert!(one.partition.queued.load(Ordering::Acquire), "what came meanwhile is flushed next");
+    let second = one.partition.begin_flush().expect("there is more to flush");
+    assert_eq!(second.end, Offset(3), "one flush for all of it");
+    assert!(one.partition.begin_flush().is_none());
+    one.partition.end_flush(second, Err(io::Error::other("EIO")));
+    assert!(one.partition.begin_flush().is_none(), "never sync again");
+    assert_eq!(one.partition.status().durable_end, Offset(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_flush_waits_for_the_one_after_that_under_way() {
+    let [one, _two, _three] = three(Durability::Sync);
+    // Appended behind the partition's back, so that nothing but this test asks for a flush.
+    let under_way = {
+        let mut guard = one.partition.state.lock();
+        guard.log.as_mut().unwrap().append_as_leader(&batch(&["a"]), LeaderEpoch(0), clock::wall_ms()).unwrap();
+        drop(guard);
+        one.partition.begin_flush().expect("there is something to flush")
+    };
+    let mut waiting = std::pin::pin!(sync_all(&one.node.flusher, vec![one.partition.clone()]));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    let result = under_way.sync();
+    one.partition.end_flush(under_way, result);
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("through");
+    assert_eq!(one.partition.status().durable_end, Offset(1));
+    one.node.flusher.stop();
+    let refused = sync_all(&one.node.flusher, vec![one.partition.clone()]);
+    tokio::time::timeout(Duration::from_secs(10), refused).await.expect("nobody flushes any more");
+}
+
+#[tokio::test]
+async fn a_clean_stop_hears_of_the_error_that_a_flush_under_way_meets() {
+    let [one, _two, _three] = three(Durability::Sync);
+    one.node.flusher.stop();
+    one.partition.append(&batch(&["a"]), 1).unwrap();
+    let task = one.partition.begin_flush().expect("there is something to flush");
+    let stopping = one.partition.clone();
+    let stopped = std::thread::spawn(move || stopping.stop(true).1);
+    let end = clock::now() + Duration::from_secs(10);
+    while one.partition.standing() != Standing::Stopped {
+        assert!(clock::now() < end, "it never stops");
+        std::thread::yield_now();
+    }
+    one.partition.end_flush(task, Err(io::Error::other("EIO")));
+    assert!(stopped.join().unwrap().is_err(), "what is not on disk is not closed cleanly");
 }
