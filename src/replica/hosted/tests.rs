@@ -224,8 +224,9 @@ async fn a_scrub_finds_what_nobody_reads() {
     propose(&quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch }).await;
     let t = topic("t", 3);
     propose(&quorum, Command::CreateTopics { topics: vec![t.clone()] }).await;
-    until("all lead", || hosted.gauges().leaders() == 3).await;
-    let partition = hosted.get(TopicPartition::new(t.id, 1)).unwrap();
+    let id = TopicPartition::new(t.id, 1);
+    until("all lead", || hosted.gauges().leaders() == 3 && hosted.get(id).is_some()).await;
+    let partition = hosted.get(id).unwrap();
     for value in ["x", "y"] {
         answer(partition.append(&batch(&[value]), -1).unwrap().wait).await.unwrap();
     }
