@@ -224,8 +224,9 @@ async fn a_scrub_finds_what_nobody_reads() {
     propose(&quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch }).await;
     let t = topic("t", 3);
     propose(&quorum, Command::CreateTopics { topics: vec![t.clone()] }).await;
-    until("all lead", || hosted.gauges().leaders() == 3).await;
-    let partition = hosted.get(TopicPartition::new(t.id, 1)).unwrap();
+    let id = TopicPartition::new(t.id, 1);
+    until("all lead", || hosted.gauges().leaders() == 3 && hosted.get(id).is_some()).await;
+    let partition = hosted.get(id).unwrap();
     for value in ["x", "y"] {
         answer(partition.append(&batch(&[value]), -1).unwrap().wait).await.unwrap();
     }
@@ -241,6 +242,7 @@ async fn a_scrub_finds_what_nobody_reads() {
 struct Again {
     folder: tempfile::TempDir,
     quorum: Quorum,
+    epoch: BrokerEpoch,
     id: TopicPartition,
     hosted: Hosted,
     controller: Arc<NoController>,
@@ -265,8 +267,8 @@ async fn started_with(fault: Fault) -> Again {
     propose(&quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch }).await;
     let t = topic("t", 1);
     propose(&quorum, Command::CreateTopics { topics: vec![t.clone()] }).await;
-    until("it leads", || first.gauges().leaders() == 1).await;
     let id = TopicPartition::new(t.id, 0);
+    until("it leads", || first.gauges().leaders() == 1 && first.get(id).is_some()).await;
     let partition = first.get(id).unwrap();
     answer(partition.append(&batch(&["x"]), -1).unwrap().wait).await.unwrap();
     stop.send(true).unwrap();
@@ -290,19 +292,16 @@ async fn started_with(fault: Fault) -> Again {
     let (stop, running) = run(&hosted);
     tokio::time::timeout(LONG, hosted.ready().wait_for(|r| *r)).await.unwrap().unwrap();
     assert!(hosted.get(id).is_none(), "its log cannot be opened");
-    propose(&quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch }).await;
-    Again { folder, quorum, id, hosted, controller, armed, stop, running }
+    Again { folder, quorum, epoch, id, hosted, controller, armed, stop, running }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_could_not_be_opened_on_a_full_disk_is_hosted_once_there_is_room() {
     let again = started_with(Fault::full_after(0)).await;
-    until("the image makes it the leader", || {
-        again.hosted.inner.node.image.load().partition(again.id).is_some_and(|p| p.leader.is_some())
-    })
-    .await;
     drop(again.armed);
-    // Nothing in the image changes any more.
+    // The broker is fenced still: nothing in the image changes that would have it opened.
+    until("it is hosted", || again.hosted.get(again.id).is_some()).await;
+    propose(&again.quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch: again.epoch }).await;
     until("it leads", || again.hosted.gauges().leaders() == 1).await;
     assert_eq!(again.hosted.get(again.id).unwrap().status().log_end, Offset(1));
     again.stop.send(true).unwrap();
@@ -323,6 +322,7 @@ async fn a_log_that_cannot_be_opened_for_good_is_reported_and_not_believed_later
     };
     until("the controller is told", || reported() > 0).await;
     drop(again.armed);
+    propose(&again.quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch: again.epoch }).await;
     until("it is told again", || reported() > 1).await;
     assert!(again.hosted.get(again.id).is_none());
     again.stop.send(true).unwrap();
