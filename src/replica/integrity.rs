@@ -300,7 +300,7 @@ mod tests {
         // More words than anybody could look into one by one.
         while controller.told.lock().len() < told + 3 {
             assert!(clock::now() < end, "damage is told no more while suspicions come");
-            (0..200).for_each(|_| one.node.tell(Word::Suspect(other.partition.clone(), Offset(0))));
+            (0..1_000).for_each(|_| one.node.tell(Word::Suspect(other.partition.clone(), Offset(0))));
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
         task.abort();
