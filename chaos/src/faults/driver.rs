@@ -68,7 +68,13 @@ impl Driver {
             }
             self.tick()?;
         }
-        if round.steps.is_empty() { Ok(()) } else { self.wait_writable(&round.to_string()) }
+        if round.steps.is_empty() {
+            return Ok(());
+        }
+        if let Some(complaint) = self.world.undo_operator() {
+            self.found(Anomaly::new(Kind::TooSlow, complaint));
+        }
+        self.wait_writable(&round.to_string())
     }
 
     fn begin(&mut self, fault: &Fault) -> anyhow::Result<bool> {

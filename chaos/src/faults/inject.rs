@@ -137,7 +137,8 @@ impl World {
             | Fault::Flip(node)
             | Fault::Wipe(node)
             | Fault::PowerCut(node) => self.nodes.start_node(*node)?,
-            Fault::Drain(_) | Fault::Quorum(_) => return Ok(self.undo_operator()),
+            // Others may be down just now: what is refused is undone at the end of the round.
+            Fault::Drain(_) | Fault::Quorum(_) => drop(self.try_undo()),
             Fault::Reassign { .. } => {}
         }
         Ok(None)
@@ -192,29 +193,34 @@ impl World {
         Ok(told.join("; "))
     }
 
-    /// Drained brokers back, removed voters back.
-    fn undo_operator(&mut self) -> Option<String> {
+    /// Drained brokers back, removed voters back; or what there is to complain about.
+    pub fn undo_operator(&mut self) -> Option<String> {
         let until = Instant::now() + UNDO_WITHIN;
         loop {
-            let (drained, removed) = (self.drained.clone(), self.removed.clone());
-            let mut refused = None;
-            for node in drained {
-                match self.cli.undrain(node) {
-                    Ok(_) => drop(self.drained.remove(&node)),
-                    Err(error) => refused = Some(format!("undrain {node}: {error:#}")),
-                }
-            }
-            for node in removed {
-                match self.cli.quorum_add(node) {
-                    Ok(_) => drop(self.removed.remove(&node)),
-                    Err(error) => refused = Some(format!("quorum add {node}: {error:#}")),
-                }
-            }
+            let refused = self.try_undo();
             if refused.is_none() || Instant::now() >= until {
                 return refused;
             }
             std::thread::sleep(LOOK_EVERY);
         }
+    }
+
+    fn try_undo(&mut self) -> Option<String> {
+        let (drained, removed) = (self.drained.clone(), self.removed.clone());
+        let mut refused = None;
+        for node in drained {
+            match self.cli.undrain(node) {
+                Ok(_) => drop(self.drained.remove(&node)),
+                Err(error) => refused = Some(format!("undrain {node}: {error:#}")),
+            }
+        }
+        for node in removed {
+            match self.cli.quorum_add(node) {
+                Ok(_) => drop(self.removed.remove(&node)),
+                Err(error) => refused = Some(format!("quorum add {node}: {error:#}")),
+            }
+        }
+        refused
     }
 
     pub fn in_sync_within(&self, deadline: Duration) -> bool {

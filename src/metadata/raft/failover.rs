@@ -206,9 +206,8 @@ impl Failover {
                 () = self.other_leader(Some(leader)) => continue,
                 gone = watch_process(&address) => gone,
             };
-            if gone && self.view().leader == Some(leader) {
+            if gone && self.view().leader == Some(leader) && self.standing.lock().found_gone(leader, clock::now()) {
                 tracing::info!(%leader, address, "the leader's process is gone");
-                self.standing.lock().found_gone(leader, clock::now());
                 self.changed.notify_one();
             }
             tokio::select! {

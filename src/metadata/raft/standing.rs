@@ -145,11 +145,13 @@ impl Standing {
         self.not_before = now;
     }
 
-    /// A dial of the leader was refused, or not answered after its connection broke.
-    pub fn found_gone(&mut self, leader: RaftNodeId, now: Instant) {
-        if self.gone.is_none_or(|(known, _)| known != leader) {
+    /// A dial of the leader was refused, or not answered after its connection broke. True: that is news.
+    pub fn found_gone(&mut self, leader: RaftNodeId, now: Instant) -> bool {
+        let is_news = self.gone.is_none_or(|(known, _)| known != leader);
+        if is_news {
             self.gone = Some((leader, now));
         }
+        is_news
     }
 
     fn is_gone(&self, leader: RaftNodeId) -> Option<Instant> {
