@@ -159,7 +159,7 @@ impl Standing {
     }
 
     /// When this voter is to campaign, as things stand; `None` while it leads or has no vote. To be asked at least every
-    /// [`STALL`]: a longer gap restarts the leader's clock.
+    /// 150 ms: a longer gap restarts the leader's clock.
     pub fn due(&mut self, view: &View, now: Instant) -> Option<Instant> {
         let stalled = now.saturating_duration_since(self.looked) > STALL;
         self.looked = now;
