@@ -100,7 +100,13 @@ pub fn run(args: &Args, seed: u64, layout: &Layout, interrupted: Arc<AtomicBool>
     let mut driver = Driver::new(world, status.clone(), load.progress.clone(), clock, interrupted);
     let mut history = History::default();
     let finished = break_things(&mut driver, args, &means, &mut chance).and_then(|()| {
-        if driver.is_interrupted() { bail!("interrupted") } else { verify::finish(&mut driver, load, &mut history) }
+        if driver.is_interrupted() {
+            bail!("interrupted")
+        }
+        if is_caught(args, &driver) {
+            bail!("the bug is caught; a cluster that it broke may never be in order again")
+        }
+        verify::finish(&mut driver, load, &mut history)
     });
     watching.stop();
     let mut verdict = match finished {
@@ -168,10 +174,15 @@ fn break_things(driver: &mut Driver, args: &Args, means: &Means, chance: &mut Ch
         return plan::short(chance, means).iter().try_for_each(|round| driver.round(round));
     }
     let until = Instant::now() + args.time;
-    while Instant::now() < until && !driver.is_interrupted() {
+    while Instant::now() < until && !driver.is_interrupted() && !is_caught(args, driver) {
         driver.round(&plan::round(chance, means))?;
     }
     Ok(())
+}
+
+/// A deliberate bug has shown itself already.
+fn is_caught(args: &Args, driver: &Driver) -> bool {
+    args.bug.is_some() && !driver.anomalies.is_empty()
 }
 
 fn tell(status: &Status, verdict: &Verdict, writable_ms: &[u32], args: &Args, seed: u64) {
