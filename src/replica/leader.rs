@@ -129,11 +129,6 @@ impl LeaderState {
         self.high_watermark >= self.epoch_start
     }
 
-    /// Each other replica with what it holds.
-    pub fn follower_ends(&self) -> impl Iterator<Item = (BrokerId, Option<Offset>)> + '_ {
-        self.others.iter().map(|progress| (progress.broker, progress.end))
-    }
-
     pub fn is_replica(&self, broker: BrokerId) -> bool {
         self.others.iter().any(|p| p.broker == broker)
     }

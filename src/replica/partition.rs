@@ -403,7 +403,7 @@ impl Partition {
             size_bytes: guard.log.as_ref().map_or(0, PartitionLog::size_bytes),
             last_epoch: guard.log.as_ref().map_or(LeaderEpoch::NONE, last_epoch),
             followers: match &guard.role {
-                Role::Leader(leader) => leader.follower_ends().collect(),
+                Role::Leader(leader) => leader.followers().map(|f| (f.broker, f.end)).collect(),
                 Role::Follower | Role::Stopped => Vec::new(),
             },
         }

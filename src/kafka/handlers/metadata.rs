@@ -84,8 +84,9 @@ pub async fn handle(context: &RequestContext, request: MetadataRequest) -> Metad
 /// The image, once it is not about to change: a client whose leader just died asks at once, before the fence is committed,
 /// and told of the dead one it may ask again only minutes later. Waits a moment at most.
 async fn settled(services: &Services) -> Arc<Image> {
+    let image = services.quorum.image();
+    let Some(until) = services.hosted.in_doubt(&image) else { return image };
     let mut updates = services.quorum.subscribe();
-    let Some(until) = services.hosted.in_doubt(&services.quorum.image()) else { return services.quorum.image() };
     loop {
         let image = services.quorum.image();
         // One deadline a request: contact that is lost again and again must not hold it for ever.
