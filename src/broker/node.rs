@@ -473,6 +473,7 @@ fn replica_config(config: &NodeConfig) -> ReplicaConfig {
         leader_throttled_rate: config.kafka.int("leader.replication.throttled.rate"),
         scrub_bytes_per_second: u64::try_from(config.kafka.int("highwater.scrub.bytes.per.second")).unwrap_or(0),
         scrub_interval: millis("highwater.scrub.interval.ms"),
+        stray_retention_ms: config.kafka.int("highwater.stray.retention.ms"),
     }
 }
 

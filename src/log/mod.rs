@@ -35,6 +35,7 @@ pub mod flush;
 pub mod folder;
 pub mod partition_log;
 pub mod scrub;
+pub mod strays;
 
 #[cfg(test)]
 mod testing;

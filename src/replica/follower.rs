@@ -28,6 +28,8 @@ pub struct ReplicaConfig {
     pub scrub_bytes_per_second: u64,
     /// From the beginning of one search to the beginning of the next.
     pub scrub_interval: Duration,
+    /// How long folders of unknown partitions are kept, in milliseconds; below 0: for ever.
+    pub stray_retention_ms: i64,
 }
 
 impl Default for ReplicaConfig {
@@ -42,6 +44,7 @@ impl Default for ReplicaConfig {
             leader_throttled_rate: i64::MAX,
             scrub_bytes_per_second: 4 << 20,
             scrub_interval: Duration::from_secs(7 * 86_400),
+            stray_retention_ms: 7 * 86_400_000,
         }
     }
 }

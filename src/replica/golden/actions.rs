@@ -152,6 +152,10 @@ impl World {
                 said.extend(self.damage_line(broker));
                 said
             }
+            ["ends", "the", "grace", "time"] => {
+                let removed = self.process(broker).logs.remove_old_strays(i64::MAX, 0);
+                vec![format!("removes {} set aside", removed.len())]
+            }
             ["reports"] => self.reports(broker),
             ["holds", "flushes"] => {
                 self.hold_flushes(broker);
