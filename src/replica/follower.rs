@@ -84,8 +84,8 @@ pub(super) enum FollowError {
     #[error(transparent)]
     Append(#[from] AppendError),
     #[error(
-        "the leader's log ends at {to}, below the high watermark {high_watermark} known here, and no unclean election is \
-         recorded: truncating would lose acknowledged records; this replica stops until the partition has another leader"
+        "the leader's log ends at {to}, below the high watermark {high_watermark} known here, and no unclean election, nor \
+         the loss of the only copy's page cache, is recorded: truncating would lose acknowledged records; this replica stops until the partition has another leader"
     )]
     BelowHighWatermark { to: Offset, high_watermark: Offset },
     #[error("the leader has nothing at our end {end}, yet its log starts at {start}")]
@@ -229,7 +229,7 @@ impl Partition {
         let end = log.log_end();
         guard.high_watermark = high_watermark.min(end);
         if to < high_watermark {
-            tracing::warn!(partition = ?self, %to, %high_watermark, lost, "truncated below the high watermark after an unclean election");
+            tracing::warn!(partition = ?self, %to, %high_watermark, lost, "truncated below the high watermark, after an unclean election or the loss of the only copy's page cache: acknowledged records may be lost");
         } else {
             tracing::info!(partition = ?self, %to, lost, "truncated to what the leader has");
         }

@@ -161,6 +161,13 @@ impl World {
                 self.hold_flushes(broker);
                 Vec::new()
             }
+            ["flushes", "to", "disk"] => {
+                let mut guard = self.process(broker).partition.state.lock();
+                let log = guard.log.as_mut().expect("a log");
+                let task = log.begin_flush().expect("something to flush");
+                let synced = task.sync();
+                vec![format!("{} are on its disk", log.end_flush(&task, &synced))]
+            }
             ["flushes"] => {
                 self.flush(broker).await;
                 Vec::new()
