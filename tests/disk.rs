@@ -88,11 +88,20 @@ fn refused_then_replaced(powered: &mut Powered, victim: u16) {
 
 #[test]
 fn a_voter_that_cannot_sync_its_metadata_is_replaced() {
-    let mut powered = Powered::new("eio-metadata", 3);
+    a_voter_whose_metadata_fails("eio-metadata", |below| Fault::Sync { below });
+}
+
+#[test]
+fn a_voter_that_cannot_write_its_metadata_is_replaced() {
+    a_voter_whose_metadata_fails("eio-metadata-writes", |below| Fault::Write { below });
+}
+
+fn a_voter_whose_metadata_fails(name: &str, fault: fn(std::path::PathBuf) -> Fault) {
+    let mut powered = Powered::new(name, 3);
     powered.start_all(Under::Shim);
     powered.create_topic("t", 3);
     let victim = leader(&powered);
-    powered.set_faults(victim, &[Fault::Sync { below: powered.data(victim).join("metadata") }]);
+    powered.set_faults(victim, &[fault(powered.data(victim).join("metadata"))]);
     let other = (1..=3).find(|node| *node != victim).expect("three nodes");
     // Metadata to write down.
     let created =

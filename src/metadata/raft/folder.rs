@@ -83,7 +83,7 @@ pub fn note_loss(folder: &Path, why: &str) {
         return;
     }
     let noted = replace_unnoted(folder, LOSS_MARKER, &[why.as_bytes(), b"\n"]);
-    if let Err(error) = noted.or_else(|_| File::create(&marker).map(drop)) {
+    if let Err(error) = noted.or_else(|_| OpenOptions::new().create(true).append(true).open(&marker).map(drop)) {
         tracing::error!(path = %marker.display(), %error, "the loss could not be noted");
     }
 }
