@@ -1,5 +1,6 @@
 //! One partition's log: the single owner of its segments, epochs and producer state.
 
+pub use super::patch::Patched;
 pub use super::read::{Chunk, LogReader};
 pub use super::scrub::{Checked, Cursor, Damage};
 pub use super::truncation::CutError;
