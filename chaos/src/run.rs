@@ -37,7 +37,7 @@ fn possible(kinds: &[Kind], abilities: Abilities, has_network: bool, has_power: 
         let why = match kind {
             kind if kind.is_partition() && !has_network => Some("needs root"),
             Kind::DiskFull if !has_network => Some("needs root"),
-            Kind::PowerCut | Kind::PowerCutAll if !has_power => {
+            kind if kind.needs_power_layer() && !has_power => {
                 Some("the power-cut layer is not there: `cargo build --release -p powercut-shim`")
             }
             Kind::Drain if !abilities.drain => Some("the binary knows no `broker drain`"),
@@ -83,7 +83,7 @@ pub fn run(args: &Args, seed: u64, layout: &Layout, interrupted: Arc<AtomicBool>
     };
     let means = Means { kinds, nodes: layout.nodes, places: places().len(), small_disks };
     // The library costs the nodes a little: only where it is needed.
-    let cuts_power = means.kinds.iter().any(|kind| matches!(kind, Kind::PowerCut | Kind::PowerCutAll));
+    let cuts_power = means.kinds.iter().any(|kind| kind.needs_power_layer());
     let preload = library.filter(|_| cuts_power);
     let power = preload.is_some().then(|| Box::new(power::Journals) as Box<dyn power::PowerCut>);
     let launch = Launch { binary: binary.clone(), has_bugs: abilities.bugs, bug: args.bug.clone(), preload };

@@ -103,6 +103,9 @@ fn tell_node(page: &Page, hosted: &Hosted) {
     page.set(&names::REPLICAS_DAMAGED, whole(gauges.damaged()));
     page.set(&names::SCRUBBED_BYTES, gauges.scrubbed_bytes());
     page.set(&names::DAMAGE_FOUND, gauges.damage_found());
+    let strays = hosted.strays_held();
+    page.set(&names::STRAYS, strays.folders as u64);
+    page.set(&names::STRAY_BYTES, strays.bytes);
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]

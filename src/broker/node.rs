@@ -198,6 +198,9 @@ impl Running {
         // Followers' fetches are taken before this broker can be elected to lead anything.
         self.serve_kafka(&services, &self.config.replica_listener.clone(), true).await?;
         let _ = logs.wait_for(|open| *open).await;
+        if logs_folder.is_offline() {
+            return Err(BrokerError::DiskFailed { path: self.folder.path().to_path_buf() });
+        }
         // Only now: a process that ended while logs were being recovered must leave the next one as distrustful. It will
         // report the loss again, which costs a catch-up at most.
         if logs_folder.is_lossy() && !logs_folder.forget_loss()? {
@@ -473,6 +476,7 @@ fn replica_config(config: &NodeConfig) -> ReplicaConfig {
         leader_throttled_rate: config.kafka.int("leader.replication.throttled.rate"),
         scrub_bytes_per_second: u64::try_from(config.kafka.int("highwater.scrub.bytes.per.second")).unwrap_or(0),
         scrub_interval: millis("highwater.scrub.interval.ms"),
+        stray_retention_ms: config.kafka.int("highwater.stray.retention.ms"),
     }
 }
 

@@ -109,6 +109,13 @@ const DEFINITIONS: &[Definition] = &[
         "From the beginning of one search for damaged records to the beginning of the next.",
     ),
     int(
+        "highwater.stray.retention.ms",
+        "604800000",
+        -1,
+        i64::MAX,
+        "How long a node keeps folders of partitions that turned out to be unknown when it came back; -1 means for ever.",
+    ),
+    int(
         "leader.replication.throttled.rate",
         "9223372036854775807",
         1,

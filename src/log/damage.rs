@@ -1,7 +1,8 @@
 //! Damage that is known: noted beside the log until it is cut off, so that a restart does not forget it.
 //!
 //! A damaged log is good below the damage and behind it. What is damaged is below what this replica has acked, perhaps,
-//! so the log itself never cuts it off: the replica room does, once nobody relies on this copy any more.
+//! so the log itself never cuts it off: the replica room does, once nobody relies on this copy any more, if it cannot be
+//! filled in place (see `patch`).
 
 use super::partition_log::{PartitionLog, ReadError};
 use super::scrub::Damage;
@@ -103,17 +104,22 @@ impl PartitionLog {
 
     /// The damaged batch's own header may be lost: the cut is where the batch before it ends.
     fn plan_cut_at_damage(&self, from: Offset) -> Result<Cut, ReadError> {
-        let kept = self.segments.partition_point(|s| s.base <= from);
-        let active = &self.segments[kept - 1];
-        let position = if active.base == from {
-            0
-        } else {
-            match active.locate(Offset(from.0 - 1))? {
-                Some(step) if step.header.end_offset() == from => step.end(),
-                _ => return Err(ReadError::Damaged(format!("no batch ends at offset {from}"))),
-            }
-        };
-        self.plan_cut(kept, position, from)
+        let (index, position) = self.place_of_damage(from)?;
+        self.plan_cut(index + 1, position, from)
+    }
+
+    /// The segment and the position in it where the damaged batch begins: where the one before it ends.
+    pub(super) fn place_of_damage(&self, from: Offset) -> Result<(usize, u64), ReadError> {
+        let nowhere = || ReadError::Damaged(format!("no batch ends at offset {from}"));
+        let index = self.segments.partition_point(|s| s.base <= from).checked_sub(1).ok_or_else(nowhere)?;
+        let segment = &self.segments[index];
+        if segment.base == from {
+            return Ok((index, 0));
+        }
+        match segment.locate(Offset(from.0 - 1))? {
+            Some(step) if step.header.end_offset() == from => Ok((index, step.end())),
+            _ => Err(nowhere()),
+        }
     }
 
     /// After the log was cut or its start moved: damage that lies outside of it now is gone.

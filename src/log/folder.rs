@@ -6,6 +6,7 @@ use super::files::OpenFiles;
 use super::partition_log::{Context, LogConfig, PartitionLog, ReadError, note_loss};
 use super::recovery;
 use super::remover::{DELETED_SUFFIX, Remover};
+use super::strays::{self, Stray, Strays, StraysHeld};
 use crate::ids::*;
 use crate::platform::{clock, disk};
 use parking_lot::Mutex;
@@ -18,8 +19,8 @@ use uuid::Uuid;
 
 /// Bound on files open at once over all logs of a folder.
 pub const OPEN_FILES_MAX: usize = 4096;
-/// Of a topic's name so much stands in the folder's: the whole must stay below 255 bytes, renamed aside too.
-const TOPIC_NAME_CHARS: usize = 180;
+/// Of a topic's name so much stands in the folder's: the whole must stay below 255 bytes, set aside and then removed, too.
+const TOPIC_NAME_CHARS: usize = 170;
 const HIGH_WATERMARK_FILE: &str = "high-watermarks";
 const LOSS_MARKER: &str = ".lossy";
 /// Files that are not logs: sockets, the metadata store, temporary files.
@@ -55,6 +56,13 @@ pub struct Found {
     pub path: PathBuf,
 }
 
+/// A folder that was set aside: where it lies now, and what it takes on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
 /// Bound: open files are held in a shared least-recently-used set.
 #[derive(Clone)]
 pub struct LogFolder {
@@ -69,6 +77,7 @@ struct Inner {
     /// Names of the partition folders there are.
     names: Mutex<BTreeMap<TopicPartition, String>>,
     open: Arc<OpenLogs>,
+    strays: Mutex<Strays>,
     /// Of a lossy folder: the logs whose bytes have not been compared with the disk in this run.
     unrecovered: Mutex<BTreeSet<TopicPartition>>,
     _lock: disk::FolderLock,
@@ -118,19 +127,24 @@ impl LogFolder {
             offline: AtomicBool::new(false),
             loss_marker,
         };
-        let mut names = BTreeMap::new();
+        let (mut names, mut strays) = (BTreeMap::new(), Strays::default());
         for entry in disk::list(&path).map_err(failed)? {
             match parse_name(&entry.name) {
                 Some(id) if entry.is_folder => drop(names.insert(id, entry.name)),
                 _ if entry.name.ends_with(DELETED_SUFFIX) => context.remover.remove(path.join(entry.name)),
+                _ if entry.is_folder && strays::parse(&entry.name).is_some() => {
+                    let since_ms = strays::parse(&entry.name).unwrap_or_default();
+                    let bytes = disk::bytes_in(&path.join(&entry.name)).unwrap_or_default();
+                    strays.add(entry.name, Stray { since_ms, bytes });
+                }
                 _ if entry.name.starts_with('.') || entry.name.starts_with(HIGH_WATERMARK_FILE) => {}
                 _ => tracing::warn!(folder = %path.display(), name = entry.name, "an unknown name is left alone"),
             }
         }
         let unrecovered = Mutex::new(if lossy { names.keys().copied().collect() } else { BTreeSet::new() });
-        let (names, open) = (Mutex::new(names), Arc::default());
+        let (names, open, strays) = (Mutex::new(names), Arc::default(), Mutex::new(strays));
         let (clean, context) = (clean && !lossy, Arc::new(context));
-        let inner = Inner { path, clean, lossy, context, names, open, unrecovered, _lock: lock };
+        let inner = Inner { path, clean, lossy, context, names, open, strays, unrecovered, _lock: lock };
         Ok(LogFolder { inner: Arc::new(inner) })
     }
 
@@ -171,19 +185,70 @@ impl LogFolder {
         Ok(log)
     }
 
-    /// Sets a folder aside (renamed to `….deleted`) and removes it later, off the caller's thread. The log must have
-    /// been dropped. One that is not there is no error.
+    /// Renames a folder to `….deleted` and removes it later, off the caller's thread: of what was deleted while this
+    /// node looked on. The log must have been dropped. One that is not there is no error.
     pub fn delete(&self, id: TopicPartition) -> Result<(), FolderError> {
-        let Some(name) = self.inner.names.lock().get(&id).cloned() else { return Ok(()) };
+        let Some((_, path)) = self.closed(id)? else { return Ok(()) };
+        let failed = |source| FolderError::Io { path: path.clone(), source };
+        self.inner.context.remover.set_aside(&path).map_err(failed)?;
+        self.forget(id);
+        disk::sync_dir(&self.inner.path).map_err(failed)
+    }
+
+    /// Keeps the folder of a partition that nobody knows any more for a grace time, under another name: see
+    /// [`strays`](super::strays). As for [`LogFolder::delete`], the log must have been dropped. `None`: there is no such
+    /// folder.
+    pub fn set_aside(&self, id: TopicPartition, now_ms: i64) -> Result<Option<Aside>, FolderError> {
+        let Some((name, path)) = self.closed(id)? else { return Ok(None) };
+        let failed = |source| FolderError::Io { path: path.clone(), source };
+        let bytes = disk::bytes_in(&path).map_err(failed)?;
+        let name = strays::name_aside(&name, now_ms);
+        let aside = self.inner.path.join(&name);
+        disk::rename(&path, &aside).map_err(failed)?;
+        self.forget(id);
+        self.inner.strays.lock().add(name, Stray { since_ms: now_ms, bytes });
+        disk::sync_dir(&self.inner.path).map_err(failed)?;
+        Ok(Some(Aside { path: aside, bytes }))
+    }
+
+    /// Removes what was set aside at least `grace_ms` ago, off the caller's thread; below 0: nothing. A look at memory
+    /// only, as long as there is nothing to remove.
+    pub fn remove_old_strays(&self, now_ms: i64, grace_ms: i64) -> Vec<Aside> {
+        let due = self.inner.strays.lock().due(now_ms, grace_ms);
+        let mut removed = Vec::new();
+        for (name, Stray { bytes, .. }) in due {
+            let path = self.inner.path.join(&name);
+            match self.inner.context.remover.set_aside(&path) {
+                Ok(()) => {
+                    self.inner.strays.lock().remove(&name);
+                    removed.push(Aside { path, bytes });
+                }
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "cannot be removed; it will be tried again")
+                }
+            }
+        }
+        removed
+    }
+
+    /// What is set aside and not removed yet.
+    pub fn strays_held(&self) -> StraysHeld {
+        self.inner.strays.lock().held()
+    }
+
+    /// A partition's folder, its name and path, if it is there; its log must not be open.
+    fn closed(&self, id: TopicPartition) -> Result<Option<(String, PathBuf)>, FolderError> {
+        let Some(name) = self.inner.names.lock().get(&id).cloned() else { return Ok(None) };
         let path = self.inner.path.join(&name);
         if self.inner.open.lock().contains(&id) {
             return Err(FolderError::AlreadyOpen { path });
         }
-        let failed = |source| FolderError::Io { path: path.clone(), source };
-        self.inner.context.remover.set_aside(&path).map_err(failed)?;
+        Ok(Some((name, path)))
+    }
+
+    fn forget(&self, id: TopicPartition) {
         self.inner.names.lock().remove(&id);
         self.inner.unrecovered.lock().remove(&id);
-        disk::sync_dir(&self.inner.path).map_err(failed)
     }
 
     /// A disk error has taken the whole folder offline (REPLICATION rule 19).
@@ -295,7 +360,9 @@ mod tests {
         for topic in ["orders", "a.b-c_d", "with-7.dots", &long] {
             let name = folder_name(topic, id(77, 3));
             assert_eq!(parse_name(&name), Some(id(77, 3)), "{name}");
-            assert!(name.len() + ".12345678.deleted".len() < 255);
+            let aside = strays::name_aside(&name, 9_999_999_999_999);
+            assert!(aside.len() + ".12345678.deleted".len() < 255);
+            assert_eq!(parse_name(&aside), None, "what is set aside is no partition: {aside}");
         }
         assert!(folder_name("../x/y", id(1, 0)).starts_with(".._x_y-0."));
         for wrong in ["orders-3", "lost+found", "orders-3.xyz", "orders-+3.00000000000000000000000000000001", ".lock"] {
@@ -329,6 +396,36 @@ mod tests {
         let left: Vec<_> = disk::list(&data.path().join("partitions")).unwrap().into_iter().map(|e| e.name).collect();
         assert_eq!(left, [".lock".to_string(), "lost+found".into(), folder_name("orders", id(1, 1))]);
         assert_eq!(folder.log(id(1, 0), "orders", config()).unwrap().log_end(), Offset(0));
+    }
+
+    #[test]
+    fn what_nobody_knows_is_kept_for_a_grace_time_over_restarts() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = LogFolder::open(data.path(), false).unwrap();
+        let mut log = folder.log(id(1, 0), "orders", config()).unwrap();
+        log.append_as_leader(&valid(Batch::at(0).records(3).bytes()), LeaderEpoch(0), 0).unwrap();
+        assert!(matches!(folder.set_aside(id(1, 0), 5_000), Err(FolderError::AlreadyOpen { .. })));
+        drop(log);
+        let aside = folder.set_aside(id(1, 0), 5_000).unwrap().unwrap();
+        assert_eq!(folder.set_aside(id(9, 9), 5_000).unwrap(), None);
+        assert!(folder.found().unwrap().is_empty(), "it counts no more");
+        drop(folder);
+
+        let folder = LogFolder::open(data.path(), false).unwrap();
+        assert_eq!(folder.strays_held(), StraysHeld { folders: 1, bytes: aside.bytes });
+        assert!(aside.bytes > 0 && folder.found().unwrap().is_empty());
+        assert_eq!(folder.log(id(1, 0), "orders", config()).unwrap().log_end(), Offset(0), "nor is it opened");
+        folder.set_aside(id(1, 0), 5_001).unwrap();
+        assert_eq!(folder.remove_old_strays(5_999, 1_000), []);
+        folder.context().remover.wait();
+        let batch = Batch::at(0).records(3).bytes();
+        let kept = disk::read_file(&aside.path.join("00000000000000000000.log")).unwrap().unwrap();
+        assert_eq!(kept.len().min(batch.len()), batch.len(), "its records are there for whoever wants them");
+        assert_eq!(folder.remove_old_strays(6_000, -1), []);
+        assert_eq!(folder.remove_old_strays(6_000, 1_000), std::slice::from_ref(&aside));
+        folder.context().remover.wait();
+        assert!(!disk::exists(&aside.path));
+        assert_eq!(folder.strays_held().folders, 1, "the other one's time has not come");
     }
 
     #[test]

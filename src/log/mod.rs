@@ -5,7 +5,7 @@
 //!    └─ dirty ─→ flush: group commit per disk ─→ durable end ─→ checkpoint (recovery point)
 //! read  ─→ view (published segments) ─→ segment ─→ bytes          never waits behind appends
 //! open  ─→ clean: trust the files;  unclean: recovery scans from the recovery point and cuts
-//! scrub ─→ every batch's CRC, piece by piece ─→ damage: noted on disk, cut off once the replica is out of sync
+//! scrub ─→ every batch's CRC, piece by piece ─→ damage: noted on disk, filled or cut off once the replica is out of sync
 //! ```
 //!
 //! The batch headers in the `.log` files are the truth. Everything beside them (indexes, the epoch file, producer
@@ -17,6 +17,7 @@ mod damage;
 mod epochs;
 mod files;
 mod offset_index;
+mod patch;
 mod producer_snapshot;
 mod producers;
 mod read;
@@ -35,6 +36,7 @@ pub mod flush;
 pub mod folder;
 pub mod partition_log;
 pub mod scrub;
+pub mod strays;
 
 #[cfg(test)]
 mod testing;

@@ -1,5 +1,6 @@
 //! One partition's log: the single owner of its segments, epochs and producer state.
 
+pub use super::patch::Patched;
 pub use super::read::{Chunk, LogReader};
 pub use super::scrub::{Checked, Cursor, Damage};
 pub use super::truncation::CutError;
@@ -455,10 +456,18 @@ impl PartitionLog {
             );
         }
         self.offline = true;
-        if !self.context.offline.swap(true, Ordering::Relaxed)
-            && let Err(error) = note_loss(&self.context.loss_marker)
+        self.context.go_offline();
+    }
+}
+
+impl Context {
+    /// The first disk error of any log: nothing below this folder is written or synced any more, and the next start is
+    /// told (REPLICATION rule 19).
+    pub fn go_offline(&self) {
+        if !self.offline.swap(true, Ordering::Relaxed)
+            && let Err(error) = note_loss(&self.loss_marker)
         {
-            tracing::error!(path = %self.context.loss_marker.display(), %error, "the loss could not be noted");
+            tracing::error!(path = %self.loss_marker.display(), %error, "the loss could not be noted");
         }
     }
 }

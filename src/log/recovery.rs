@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Below this a segment without an offset index is walked; above, the index is made again.
 const BYTES_WITHOUT_INDEX_MAX: u64 = 1024 * 1024;
@@ -198,7 +199,7 @@ impl Recovery<'_> {
             }
             if index > start {
                 let path = self.folder.join(file_name(*base, "snapshot"));
-                disk::write_atomic_unsynced(&path, &producer_snapshot::encode(&producers))?;
+                self.wrote(disk::write_atomic_unsynced(&path, &producer_snapshot::encode(&producers)))?;
                 dirty.push(Arc::new(File::open(&path)?));
                 snapshots.insert(*base);
             }
@@ -208,13 +209,13 @@ impl Recovery<'_> {
             if segment.size() > 0 {
                 dirty.push(segment.log.get()?);
             }
-            dirty.extend(segment.write_indexes()?);
+            dirty.extend(self.wrote(segment.write_indexes())?);
             segments.push(segment);
             next = end;
         }
         for file in dirty {
             // No sync that failed passes, for want of room either (rule 19): it must not be tried again.
-            file.sync_data().map_err(io::Error::other)?;
+            self.wrote(file.sync_data().map_err(io::Error::other))?;
         }
 
         let log_start = checkpoint.map_or(Offset::ZERO, |c| c.log_start).max(segments[0].base).min(next);
@@ -222,9 +223,9 @@ impl Recovery<'_> {
         let recovery_point = segments[segments.len() - 1].base;
         let content = Content { recovery_point, log_start, has_producers: false };
         if checkpoint != Some(content) {
-            Checkpoint::new(self.folder.clone(), content).replace(0, content, &epochs)?;
+            self.wrote(Checkpoint::new(self.folder.clone(), content).replace(0, content, &epochs))?;
         }
-        disk::sync_dir(self.folder)?;
+        self.wrote(disk::sync_dir(self.folder).map_err(io::Error::other))?;
         Ok(Opened { segments, log_start, log_end: next, epochs, producers, snapshots, checkpoint: content, damage })
     }
 
@@ -250,7 +251,7 @@ impl Recovery<'_> {
         let newest_epoch = epochs.latest().map_or(LeaderEpoch::NONE, |(epoch, _)| epoch);
         let end = scan(&file, base, newest_epoch, |header, position| {
             segment.note(header, position, &mut since_index, self.config.index_interval_bytes)?;
-            segment.spill_if_many()?;
+            self.wrote(segment.spill_if_many())?;
             epochs.assign(header.leader_epoch, header.base_offset);
             producers.take_in(header, self.now_ms);
             Ok(())
@@ -265,13 +266,28 @@ impl Recovery<'_> {
         let lost = end.damage.filter(|_| end.inside || !is_last).map(|reason| Damage { from: at, to: at, reason });
         if let Some(lost) = &lost {
             // Before the cut: a crash in between must not forget it.
-            lost.store(self.folder)?;
+            self.wrote(lost.store(self.folder))?;
         }
         if end.position < length {
-            file.set_len(end.position)?;
+            self.wrote(file.set_len(end.position))?;
         }
         segment.publish_size(end.position);
         Ok((segment, at, lost))
+    }
+
+    /// A recovery that could not write or sync has no second try: the next one would believe the page cache (rule 19).
+    fn wrote<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &result
+            && !disk::is_passing(error)
+            && !self.context.offline.load(Ordering::Relaxed)
+        {
+            tracing::error!(
+                folder = %self.folder.display(), %error,
+                "a disk error during recovery is final: the data folder goes offline; replace the disk and restart the node"
+            );
+            self.context.go_offline();
+        }
+        result
     }
 
     /// The last first, so that a crash on the way leaves a log without a gap.

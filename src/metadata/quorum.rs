@@ -107,6 +107,13 @@ pub enum StartError {
     Snapshot(#[from] SnapshotError),
     #[error(transparent)]
     WrongCluster(#[from] WrongCluster),
+    #[error(
+        "{dir}: {why}. This node may have forgotten votes and metadata that it acknowledged, and must not vote with this \
+         folder again. Replace the disk, or move the whole data folder aside, and start the node: it joins empty, under a \
+         new identity, and fetches its replicas from their leaders. Its vote follows by itself after a while; \
+         `highwater quorum replace {node}` passes it on at once"
+    )]
+    Lossy { dir: PathBuf, node: BrokerId, why: LogStoreError },
     #[error("Raft did not start: {0}")]
     Raft(String),
 }
@@ -186,7 +193,13 @@ impl Quorum {
             let machine = StateMachine::open(&dir, opening)?;
             Ok::<_, StartError>((log, machine, Arc::new(ClusterIdentity::load(dir)?)))
         });
-        let (log, machine, cluster) = opened.await.map_err(|e| StartError::Raft(e.to_string()))??;
+        let opened = opened.await.map_err(|e| StartError::Raft(e.to_string()))?;
+        let (log, machine, cluster) = opened.map_err(|error| match error {
+            StartError::Log(why @ LogStoreError::Lossy(_)) => {
+                StartError::Lossy { dir: config.dir.clone(), node: config.me.node, why }
+            }
+            other => other,
+        })?;
         let named = publisher.image().cluster_id;
         let named = (named != ClusterId::default()).then_some(named);
         for known in config.cluster_id.into_iter().chain(named) {

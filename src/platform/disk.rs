@@ -305,6 +305,21 @@ pub fn len(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.len())
 }
 
+/// What the files of a folder, and of those in it, take on the disk.
+pub fn bytes_in(folder: &Path) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        bytes += match entry.file_type()?.is_dir() {
+            true => bytes_in(&entry.path())?,
+            // Blocks of 512 bytes, whatever the file system's own are (stat(2)).
+            false => entry.metadata()?.blocks() * 512,
+        };
+    }
+    Ok(bytes)
+}
+
 /// When the file was last written, in milliseconds since 1970.
 pub fn modified_ms(path: &Path) -> io::Result<i64> {
     let modified = fs::metadata(path)?.modified()?;

@@ -1,26 +1,33 @@
 //! A damaged copy: found by a scrub, a recovery, a reader or a follower; it leaves ISR and ELR first, then repairs itself
-//! from the new leader.
+//! from the new leader: what is damaged is filled in place, so that nothing good is given up that another copy may lack.
 //!
 //! ```text
 //! suspicion (a follower refused, a header could not be read) ─→ check of the log ─┐
 //! scrub, recovery ────────────────────────────────────────────────────────────────┴→ noted: it fetches no more
-//!    noted ─→ report ─→ controller: out of ISR and ELR, new leader epoch ─→ image ─→ cut, fetch again
+//!    noted ─→ report ─→ controller: out of ISR and ELR, new leader epoch ─→ image ─→ fetch the damaged range, fill it
+//!                │                                                                └─ does not fit: cut, fetch again
 //!                └─ refused: nobody else holds what was acked ─→ lead on, refuse the damaged range, say so
 //! ```
 //!
-//! Why no fetch goes out while damage is noted: a leader proposes into its ISR whoever fetched in its epoch and holds
+//! Why no other fetch goes out while damage is noted: a leader proposes into its ISR whoever fetched in its epoch and holds
 //! enough. In an epoch later than the one in which the damage was noted it has heard nothing of this copy, so a copy that
-//! is outside of ISR and ELR then stays outside until it fetches, and that is after the cut.
+//! is outside of ISR and ELR then stays outside until it fetches. The fetch of the damaged range claims what is good below
+//! it and no more; any other comes after the repair.
+//!
+//! Two copies damaged at different places heal each other: the first one out is filled by the other, which leads on
+//! alone, joins it, and takes over while that one is filled.
 
+use super::follower::FollowError;
 use super::node::{Node, ReadyHold};
 use super::partition::{Partition, PartitionError};
 use super::role::{Role, State};
 use crate::ids::*;
-use crate::log::partition_log::{Checked, Cursor, Damage, PartitionLog};
+use crate::log::partition_log::{AppendError, Checked, Cursor, Damage, PartitionLog, Patched};
 use crate::metadata::command::{DamageReport, MetadataError};
 use crate::metadata::image::topics::Partition as PartitionImage;
 use crate::metadata::intent::IntentError;
 use crate::platform::clock;
+use crate::records::ValidBatches;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,9 +43,20 @@ const STEP_BYTES: u64 = 1 << 20;
 pub(super) enum Step {
     /// Tell the controller: others may rely on this copy, or the leader may think it whole.
     Report,
-    /// Cut, and fetch again.
+    /// Fill, or cut, and fetch again.
     Repair,
     /// For a leader to follow.
+    Wait,
+}
+
+/// Whether a follower may fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mending {
+    /// There is no damage, or none any more.
+    Done,
+    /// Only what lies from here on, to fill the damage.
+    Fill(Offset),
+    /// Not yet.
     Wait,
 }
 
@@ -126,6 +144,14 @@ impl State {
     }
 }
 
+/// Where the damage begins, if good batches may lie behind it: what recovery has cut off, or a log that starts above it,
+/// has nothing to fill.
+fn gap(state: &State) -> Option<Offset> {
+    let log = state.log.as_ref()?;
+    let damage = log.damage().filter(|damage| !damage.is_cut())?;
+    (log.log_start() <= damage.from && damage.from < log.log_end()).then_some(damage.from)
+}
+
 impl Partition {
     /// Somebody could not read, or would not take, what lies at or soon after `offset`.
     pub fn suspect(&self, offset: Offset) {
@@ -157,7 +183,8 @@ impl Partition {
         }
         tracing::warn!(
             partition = ?self, offset = %look.suspected,
-            "records from there were refused or could not be read, yet the log here is good: look at memory and network"
+            "records from there were refused, could not be read, or follow repaired ones, and the log here is good: if this comes \
+             again, look at memory and network"
         );
         (bytes, None)
     }
@@ -312,13 +339,70 @@ impl Partition {
         }
     }
 
-    /// A follower's damage is cut off as soon as nobody relies on the copy; `false`: it may not fetch yet.
-    pub(super) fn repair(&self, guard: &mut State) -> bool {
+    /// A follower's damage is repaired as soon as nobody relies on the copy.
+    pub(super) fn mend(&self, guard: &mut State) -> Mending {
         match guard.damage_step() {
-            None => return true,
+            None => return Mending::Done,
             Some(Step::Repair) if matches!(guard.role, Role::Follower) => {}
-            Some(_) => return false,
+            Some(_) => return Mending::Wait,
         }
+        if guard.log.as_ref().is_none_or(PartitionLog::is_offline) {
+            return Mending::Wait;
+        }
+        match gap(guard) {
+            Some(from) => Mending::Fill(from),
+            None if self.cut_damage(guard) => Mending::Done,
+            None => Mending::Wait,
+        }
+    }
+
+    /// A follower in that epoch, whose fetch was for the damaged range alone.
+    pub(super) fn is_filling(&self, guard: &State, epoch: LeaderEpoch) -> bool {
+        guard.leader_epoch == epoch
+            && matches!(guard.role, Role::Follower)
+            && guard.damage_step() == Some(Step::Repair)
+            && gap(guard).is_some()
+    }
+
+    /// Fills the damage with what the leader sent; cuts there, if it has something else or nothing.
+    pub(super) fn fill(
+        &self,
+        guard: &mut State,
+        batches: Option<&ValidBatches>,
+        leads_to: Offset,
+    ) -> Result<bool, FollowError> {
+        let Some(log) = guard.log.as_mut() else { return Err(FollowError::Superseded) };
+        let Some(damage) = log.damage().cloned() else { return Ok(true) };
+        let Some(batches) = batches.filter(|batches| !batches.batches.is_empty()) else {
+            // Nothing yet; or nothing at all, where no record from there on was acknowledged.
+            return Ok(leads_to <= damage.from && self.cut_damage(guard));
+        };
+        if let Some(first) = batches.headers().next().filter(|first| first.base_offset >= damage.to) {
+            // An answer to an earlier fetch.
+            let (given, end) = (first.base_offset, damage.from);
+            return Err(AppendError::NotContiguous { given, end }.into());
+        }
+        match log.patch_damage(batches)? {
+            Patched::UpTo(_) => Ok(true),
+            Patched::Whole => {
+                tracing::warn!(
+                    partition = ?self, from = %damage.from, to = %damage.to,
+                    "the damaged records are filled in from the leader's copy, outside of ISR and ELR"
+                );
+                // What was hit once may have been hit twice.
+                guard.integrity.looked_at = None;
+                self.mended(guard);
+                Ok(true)
+            }
+            Patched::Unfit(why) => {
+                tracing::warn!(partition = ?self, why, "the damaged records cannot be filled in");
+                Ok(self.cut_damage(guard))
+            }
+        }
+    }
+
+    /// False: it could not be cut.
+    pub(super) fn cut_damage(&self, guard: &mut State) -> bool {
         let Some(log) = guard.log.as_mut() else { return false };
         let before = log.log_end();
         match log.cut_damage() {
@@ -329,9 +413,7 @@ impl Partition {
                     partition = ?self, from = %end, again = before - end, %high_watermark,
                     "the damaged copy is cut, outside of ISR and ELR, and fetched again"
                 );
-                guard.integrity.holds_ready = None;
-                let (from, to) = guard.count();
-                self.node.gauges.change(from, to);
+                self.mended(guard);
                 true
             }
             Err(error) => {
@@ -339,6 +421,12 @@ impl Partition {
                 false
             }
         }
+    }
+
+    fn mended(&self, guard: &mut State) {
+        guard.integrity.holds_ready = None;
+        let (from, to) = guard.count();
+        self.node.gauges.change(from, to);
     }
 }
 

@@ -1,5 +1,6 @@
 //! A partition's following side: what it asks its leader for, and what it does with the answers.
 
+use super::damage::Mending;
 use super::partition::Partition;
 use super::role::{Afterwards, Role, State};
 use super::truncation::{self, Cut};
@@ -28,6 +29,8 @@ pub struct ReplicaConfig {
     pub scrub_bytes_per_second: u64,
     /// From the beginning of one search to the beginning of the next.
     pub scrub_interval: Duration,
+    /// How long folders of unknown partitions are kept, in milliseconds; below 0: for ever.
+    pub stray_retention_ms: i64,
 }
 
 impl Default for ReplicaConfig {
@@ -42,6 +45,7 @@ impl Default for ReplicaConfig {
             leader_throttled_rate: i64::MAX,
             scrub_bytes_per_second: 4 << 20,
             scrub_interval: Duration::from_secs(7 * 86_400),
+            stray_retention_ms: 7 * 86_400_000,
         }
     }
 }
@@ -81,8 +85,8 @@ pub(super) enum FollowError {
     #[error(transparent)]
     Append(#[from] AppendError),
     #[error(
-        "the leader's log ends at {to}, below the high watermark {high_watermark} known here, and no unclean election is \
-         recorded: truncating would lose acknowledged records; this replica stops until the partition has another leader"
+        "the leader's log ends at {to}, below the high watermark {high_watermark} known here, and no unclean election, nor \
+         the loss of the only copy's page cache, is recorded: truncating would lose acknowledged records; this replica stops until the partition has another leader"
     )]
     BelowHighWatermark { to: Offset, high_watermark: Offset },
     #[error("the leader has nothing at our end {end}, yet its log starts at {start}")]
@@ -127,10 +131,29 @@ impl Partition {
     /// `None`: it does not follow in this epoch, or its log is offline.
     pub(super) fn position(&self, epoch: LeaderEpoch) -> Option<Position> {
         let mut guard = self.state.lock();
-        if guard.leader_epoch == epoch && !self.repair(&mut guard) {
-            return None;
-        }
         let (durability, refused) = (guard.durability, guard.refused);
+        if guard.leader_epoch == epoch {
+            match self.mend(&mut guard) {
+                Mending::Done => {}
+                Mending::Wait => return None,
+                Mending::Fill(offset) => {
+                    let log = guard.log.as_ref()?;
+                    let log_start = log.log_start();
+                    let last = if offset > log_start { log.epoch_at(Offset(offset.0 - 1)) } else { None };
+                    let last_fetched_epoch = last.unwrap_or(LeaderEpoch::NONE);
+                    // It claims nothing that is not on the disk: what lies below the damage is older than it.
+                    let needs_flush = durability == Durability::Sync && log.durable_end() < offset;
+                    return Some(Position {
+                        leader_epoch: epoch,
+                        offset,
+                        last_fetched_epoch,
+                        log_start,
+                        needs_flush,
+                        refused,
+                    });
+                }
+            }
+        }
         let log = following(&mut guard, epoch).ok()?;
         let (start, end) = (log.log_start(), log.log_end());
         let last = if end > start { log.epoch_at(Offset(end.0 - 1)) } else { None };
@@ -157,6 +180,16 @@ impl Partition {
         let batches = if fetched.records.is_empty() { None } else { Some(ValidBatches::from_leader(fetched.records)?) };
         let now_ms = clock::wall_ms();
         let mut guard = self.state.lock();
+        if self.is_filling(&guard, epoch) {
+            let damage_to = guard.log.as_ref().and_then(|log| log.damage().map(|damage| damage.to));
+            let moved = self.fill(&mut guard, batches.as_ref(), fetched.high_watermark)?;
+            let is_whole = guard.log.as_ref().is_some_and(|log| log.damage().is_none());
+            drop(guard);
+            if let Some(to) = damage_to.filter(|_| is_whole) {
+                self.suspect(to);
+            }
+            return Ok(moved);
+        }
         let is_page_cache = guard.durability == Durability::PageCache;
         let mut flush = false;
         let log = following(&mut guard, epoch)?;
@@ -204,6 +237,10 @@ impl Partition {
     /// Cuts where the leader's log and this one part.
     pub(super) fn on_diverging(&self, epoch: LeaderEpoch, answer: (LeaderEpoch, Offset)) -> Result<(), FollowError> {
         let mut guard = self.state.lock();
+        if self.is_filling(&guard, epoch) {
+            // Another log already below the damage: what is here is no help to anybody.
+            return if self.cut_damage(&mut guard) { Ok(()) } else { Err(FollowError::Superseded) };
+        }
         let (high_watermark, unclean_epoch) = (guard.high_watermark, guard.unclean_epoch);
         let log = following(&mut guard, epoch)?;
         let unclean = is_unclean_since(unclean_epoch, log);
@@ -226,7 +263,7 @@ impl Partition {
         let end = log.log_end();
         guard.high_watermark = high_watermark.min(end);
         if to < high_watermark {
-            tracing::warn!(partition = ?self, %to, %high_watermark, lost, "truncated below the high watermark after an unclean election");
+            tracing::warn!(partition = ?self, %to, %high_watermark, lost, "truncated below the high watermark, after an unclean election or the loss of the only copy's page cache: acknowledged records may be lost");
         } else {
             tracing::info!(partition = ?self, %to, lost, "truncated to what the leader has");
         }
@@ -236,6 +273,9 @@ impl Partition {
     /// The leader has nothing at our end: begin anew at its start if we are below it.
     pub(super) fn on_out_of_range(&self, epoch: LeaderEpoch, leader_start: Offset) -> Result<(), FollowError> {
         let mut guard = self.state.lock();
+        if self.is_filling(&guard, epoch) {
+            return if self.cut_damage(&mut guard) { Ok(()) } else { Err(FollowError::Superseded) };
+        }
         let (high_watermark, unclean_epoch) = (guard.high_watermark, guard.unclean_epoch);
         let log = following(&mut guard, epoch)?;
         let end = log.log_end();

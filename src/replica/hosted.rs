@@ -11,6 +11,7 @@ use crate::config::broker::NodeConfig;
 use crate::ids::*;
 use crate::log::flush::Flusher;
 use crate::log::folder::LogFolder;
+use crate::log::strays::StraysHeld;
 use crate::metadata::image::Image;
 use crate::metadata::intent::ControllerChannel;
 use crate::metadata::quorum::Quorum;
@@ -132,6 +133,11 @@ impl Hosted {
 
     pub fn all(&self) -> Vec<Arc<Partition>> {
         self.inner.all()
+    }
+
+    /// Folders of unknown partitions that are kept for a grace time.
+    pub fn strays_held(&self) -> StraysHeld {
+        self.inner.folder.strays_held()
     }
 
     /// How many partitions have a replica here.

@@ -282,9 +282,11 @@ mod tests {
         until("told again", || controller.told.lock().len() >= 2).await;
         one.show(&image(2, &[2, 3], 1, 1, None));
         assert_eq!(one.end(), 3, "nothing is cut before it follows");
-        let position = one.partition.position(LeaderEpoch(1)).expect("cut, it fetches again");
-        assert_eq!(position.offset, Offset(1));
-        assert_eq!(one.node.gauges.damaged(), 0);
+        let position = one.partition.position(LeaderEpoch(1)).expect("it asks for what is damaged");
+        assert_eq!((position.offset, one.node.gauges.damaged()), (Offset(1), 1));
+        // The new leader has another log from there on: what lies behind is of no use.
+        one.partition.on_diverging(LeaderEpoch(1), (LeaderEpoch(0), Offset(1))).unwrap();
+        assert_eq!((one.end(), one.node.gauges.damaged()), (1, 0), "cut, it fetches on");
         let told = controller.told.lock().len();
         tokio::time::sleep(LOOK_EVERY * 2).await;
         assert!(controller.told.lock().len() <= told + 1, "what is repaired is told no more");

@@ -5,6 +5,8 @@
 //!                        ├─→ assigned only      → open, in parallel, beside ─→ adopt
 //!                        └─→ hosted only        → stop, delete
 //! ```
+//!
+//! What lies in the folder and is neither, once the image has caught up, is set aside for a grace time.
 
 use super::failed_opens::{Due, FailedOpens};
 use super::fetchers::Fetchers;
@@ -16,7 +18,8 @@ use super::role::Standing;
 use crate::config::broker::BrokerConfigs;
 use crate::config::topic::{Durability, TopicConfig};
 use crate::ids::*;
-use crate::log::folder::Found;
+use crate::log::folder::{Aside, Found};
+use crate::log::strays::kept_until;
 use crate::metadata::command::{ConfigResource, DamageReport};
 use crate::metadata::event::Event;
 use crate::metadata::image::Image;
@@ -96,7 +99,7 @@ pub(super) struct Reconciler {
     failed: FailedOpens,
     /// Reports under way.
     reports: JoinSet<()>,
-    strays_removed: bool,
+    strays_set_aside: bool,
 }
 
 impl Reconciler {
@@ -125,7 +128,7 @@ impl Reconciler {
             opening: BTreeSet::new(),
             failed: FailedOpens::default(),
             reports: JoinSet::new(),
-            strays_removed: false,
+            strays_set_aside: false,
         }
     }
 
@@ -295,8 +298,8 @@ impl Reconciler {
         let _done_or_logged = tokio::task::spawn_blocking(move || {
             for id in ids {
                 match folder.delete(id) {
-                    Ok(()) => tracing::info!(partition = %id, "set aside: the image has it here no more"),
-                    Err(error) => tracing::warn!(partition = %id, %error, "a folder was not set aside"),
+                    Ok(()) => tracing::info!(partition = %id, "removed: the image has it here no more"),
+                    Err(error) => tracing::warn!(partition = %id, %error, "a folder was not removed"),
                 }
             }
         })
@@ -401,17 +404,18 @@ impl Reconciler {
         if !is_caught_up(&self.image, self.inner.node.epoch()) {
             return;
         }
-        if !self.strays_removed {
-            self.strays_removed = true;
-            self.remove_strays().await;
+        if !self.strays_set_aside {
+            self.strays_set_aside = true;
+            self.set_strays_aside().await;
         }
         if self.opening.is_empty() && !self.inner.node.is_ready_held() {
             self.inner.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
         }
     }
 
-    /// Rule 13: only now is the image known to tell of everything that was deleted while this node was away.
-    async fn remove_strays(&self) {
+    /// Rule 13: only now is the image known to tell of everything that was deleted while this node was away. Nobody saw it
+    /// happen here, so nothing is destroyed at once.
+    async fn set_strays_aside(&self) {
         let folder = self.inner.folder.clone();
         let strays = match tokio::task::spawn_blocking(move || folder.found()).await {
             Ok(Ok(found)) => strays(found, &self.image, self.inner.node.broker),
@@ -421,9 +425,23 @@ impl Reconciler {
             }
             Err(_) => return,
         };
-        if !strays.is_empty() {
-            self.delete_folders(strays).await;
+        if strays.is_empty() {
+            return;
         }
+        let (folder, grace_ms) = (self.inner.folder.clone(), self.inner.node.config.stray_retention_ms);
+        let _done_or_logged = tokio::task::spawn_blocking(move || {
+            for id in strays {
+                match folder.set_aside(id, clock::wall_ms()) {
+                    Ok(Some(Aside { path, bytes })) => tracing::warn!(
+                        partition = %id, path = %path.display(), bytes, until = kept_until(clock::wall_ms(), grace_ms),
+                        "set aside: the metadata does not have this partition here any more. The folder is kept for a                          while (highwater.stray.retention.ms) and then removed; move it elsewhere to keep it"
+                    ),
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!(partition = %id, %error, "a folder was not set aside"),
+                }
+            }
+        })
+        .await;
     }
 }
 

@@ -1,6 +1,7 @@
-//! What goes on beside the image: ISR ticks, high-watermark checkpoints, retention.
+//! What goes on beside the image: ISR ticks, high-watermark checkpoints, retention, also of folders set aside.
 
 use super::hosted::Inner;
+use crate::log::folder::Aside;
 use crate::platform::clock;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -51,6 +52,10 @@ pub(super) async fn retention(inner: Arc<Inner>) {
         tokio::time::sleep(inner.node.config.retention_check_interval).await;
         let inner = inner.clone();
         let _done_or_logged = tokio::task::spawn_blocking(move || {
+            let grace_ms = inner.node.config.stray_retention_ms;
+            for Aside { path, bytes } in inner.folder.remove_old_strays(clock::wall_ms(), grace_ms) {
+                tracing::warn!(path = %path.display(), bytes, "its grace time is over: a folder set aside is removed");
+            }
             for partition in inner.all() {
                 match partition.apply_retention(clock::wall_ms()) {
                     Ok(0) => {}

@@ -82,6 +82,14 @@ pub static DAMAGE_FOUND: Metric = counter(
     "Times that a replica on this node was found damaged, by whatever found it.",
 );
 
+pub static STRAYS: Metric = gauge(
+    "highwater_stray_folders",
+    "folders",
+    "Folders of unknown partitions that were found at a start and are kept for a grace time.",
+);
+pub static STRAY_BYTES: Metric =
+    gauge("highwater_stray_bytes", "bytes", "What the folders of unknown partitions take on the disk.");
+
 // The whole cluster, as this node knows it.
 
 pub static CLUSTER_PARTITIONS: Metric =
@@ -141,7 +149,7 @@ pub static PROCESS_CPU: Metric =
     counter("highwater_process_cpu_seconds_total", "seconds", "CPU time of the process, in whole seconds.");
 
 /// In the order of `docs/metrics.md`.
-pub static ALL: [&Metric; 25] = [
+pub static ALL: [&Metric; 27] = [
     &PARTITIONS_LED,
     &PARTITIONS_UNDER_REPLICATED,
     &PARTITIONS_UNDER_MIN_ISR,
@@ -151,6 +159,8 @@ pub static ALL: [&Metric; 25] = [
     &REPLICAS_DAMAGED,
     &SCRUBBED_BYTES,
     &DAMAGE_FOUND,
+    &STRAYS,
+    &STRAY_BYTES,
     &CLUSTER_PARTITIONS,
     &CLUSTER_PARTITIONS_OFFLINE,
     &CLUSTER_PARTITIONS_UNDER_REPLICATED,

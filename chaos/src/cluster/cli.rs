@@ -77,6 +77,10 @@ impl Cli {
         self.run(&["quorum", "remove", &node.to_string()])
     }
 
+    pub fn quorum_replace(&self, node: NodeId) -> anyhow::Result<String> {
+        self.run(&["quorum", "replace", &node.to_string()])
+    }
+
     pub fn quorum_add(&self, node: NodeId) -> anyhow::Result<String> {
         match self.run(&["quorum", "add", &node.to_string()]) {
             // Its removal was refused, or an earlier try took effect after its deadline.

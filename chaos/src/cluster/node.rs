@@ -132,6 +132,22 @@ impl Node {
         Ok(true)
     }
 
+    /// Waits until it ends by itself, or has; `None` at the deadline: it goes on.
+    pub fn ended_within(&mut self, deadline: Duration) -> anyhow::Result<Option<bool>> {
+        let until = Instant::now() + deadline;
+        while let Some(child) = &mut self.child {
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                return Ok(Some(status.success()));
+            }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(Some(false))
+    }
+
     pub fn pause(&mut self) -> anyhow::Result<()> {
         self.paused = true;
         self.signal(Signal::STOP)

@@ -64,6 +64,11 @@ impl Nodes {
         self.node(id).stopped(STOP_WITHIN)
     }
 
+    /// Whether it ended by itself in time, and not as if all were well.
+    pub fn failed_within(&mut self, id: NodeId, deadline: Duration) -> anyhow::Result<bool> {
+        Ok(self.node(id).ended_within(deadline)? == Some(false))
+    }
+
     pub fn cut(&self, cuts: &Cuts) -> anyhow::Result<()> {
         network::apply(&self.layout, cuts)
     }

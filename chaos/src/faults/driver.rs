@@ -107,6 +107,10 @@ impl Driver {
     /// Restarts what has ended by itself.
     pub fn tick(&mut self) -> anyhow::Result<()> {
         for (node, told) in self.world.nodes.ended() {
+            if self.world.is_broken(node) {
+                self.status.say(&format!("node {node} has ended, as it should without a disk"));
+                continue;
+            }
             let now = self.clock.ms();
             self.restarts.push((now + RESTART_AFTER_MS, node));
             self.ends += 1;

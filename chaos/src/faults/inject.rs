@@ -1,6 +1,6 @@
 //! Does to the cluster what the plan says, and takes it back.
 
-use super::plan::Fault;
+use super::plan::{Calls, Fault};
 use super::power::PowerCut;
 use crate::admin::Admin;
 use crate::admin::proto::QuorumMember;
@@ -13,7 +13,7 @@ use crate::cluster::nodes::Nodes;
 use crate::history::Place;
 use crate::workload::progress::Progress;
 use crate::workload::topics::Places;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 const IN_SYNC_WITHIN: Duration = Duration::from_secs(25);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const ASK: Duration = Duration::from_millis(1_000);
+/// A node whose disk fails writes something long before; see the load's rate.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// Undoing what an operator did is tried again for so long.
 const UNDO_WITHIN: Duration = Duration::from_secs(30);
 
@@ -37,6 +39,10 @@ pub struct World {
     progress: Arc<Progress>,
     drained: BTreeSet<NodeId>,
     removed: BTreeSet<NodeId>,
+    /// Their disks fail: they are to end by themselves.
+    broken: BTreeSet<NodeId>,
+    /// Started with empty folders, and the folders that voted before: their votes are to be passed on.
+    replaced: BTreeMap<NodeId, Option<String>>,
 }
 
 /// What became of a fault that was to begin.
@@ -58,6 +64,7 @@ impl World {
         progress: Arc<Progress>,
     ) -> World {
         let (drained, removed) = (BTreeSet::new(), BTreeSet::new());
+        let (broken, replaced) = (BTreeSet::new(), BTreeMap::new());
         World {
             nodes,
             admin,
@@ -69,6 +76,8 @@ impl World {
             progress,
             drained,
             removed,
+            broken,
+            replaced,
         }
     }
 
@@ -88,6 +97,10 @@ impl World {
             Fault::Wipe(node) => {
                 self.nodes.kill(*node)?;
                 disk::wipe(&self.nodes.layout, *node).map(|()| String::new())?
+            }
+            Fault::DiskError(node, calls) => {
+                self.broken.insert(*node);
+                self.break_disk(*node, Some(*calls)).map(|()| String::new())?
             }
             Fault::PowerCut(node) => self.cut_power(&[*node])?,
             Fault::PowerCutAll => {
@@ -121,6 +134,7 @@ impl World {
                 self.nodes.start_node(*node)?;
                 return Ok((!clean).then(|| format!("node {node} was told to stop, and did not stop cleanly")));
             }
+            Fault::DiskError(node, _) => return self.replace_disk(*node),
             Fault::Pause(node) => self.nodes.resume(*node)?,
             Fault::Cut(..) => self.nodes.cut(&Cuts::new())?,
             Fault::DiskFull(node) => disk::free(&self.nodes.layout, *node)?,
@@ -146,6 +160,11 @@ impl World {
 
     /// Everything as it should be.
     pub fn heal(&mut self) -> anyhow::Result<Option<String>> {
+        for node in self.broken.clone() {
+            if let Some(complaint) = self.replace_disk(node)? {
+                return Ok(Some(complaint));
+            }
+        }
         self.nodes.heal()?;
         Ok(self.undo_operator())
     }
@@ -193,6 +212,50 @@ impl World {
         Ok(told.join("; "))
     }
 
+    /// Its disk fails, so it ends by itself, and is not to be started before that is mended.
+    pub fn is_broken(&self, node: NodeId) -> bool {
+        self.broken.contains(&node)
+    }
+
+    fn break_disk(&mut self, node: NodeId, calls: Option<Calls>) -> anyhow::Result<()> {
+        match &self.power {
+            Some(power) => power.break_disk(&self.nodes.layout, node, calls),
+            None => Ok(()),
+        }
+    }
+
+    /// The data folder that a node votes with, as far as anybody else knows.
+    fn voting_folder(&self, node: NodeId) -> Option<String> {
+        let others = self.nodes.layout.ids().filter(|other| *other != node);
+        let mut told = others.filter_map(|other| self.admin.describe(other, false, ASK));
+        let voter = |m: &&QuorumMember| m.voter && m.node == i32::from(node);
+        told.find_map(|answer| answer.quorum.iter().find(voter).map(|m| m.directory_id.clone()))
+    }
+
+    /// As an operator does: the node has ended, its disk is replaced or well again, and it is started. One that may have
+    /// lost metadata must refuse; then its message is followed.
+    fn replace_disk(&mut self, node: NodeId) -> anyhow::Result<Option<String>> {
+        let ended = self.nodes.failed_within(node, ENDS_WITHIN)?;
+        self.nodes.kill(node)?;
+        self.break_disk(node, None)?;
+        let is_lossy = disk::has_lossy_metadata(&self.nodes.layout, node);
+        disk::settle(&self.nodes.layout, node)?;
+        self.nodes.start_node(node)?;
+        let mut complaint = (!ended).then(|| format!("the disk of node {node} failed, and it did not end"));
+        if is_lossy {
+            if !self.nodes.failed_within(node, ENDS_WITHIN)? {
+                complaint = Some(format!("node {node} serves with metadata that its disk may not have"));
+            }
+            self.nodes.kill(node)?;
+            let voted = self.voting_folder(node);
+            disk::wipe(&self.nodes.layout, node)?;
+            self.nodes.start_node(node)?;
+            self.replaced.insert(node, voted);
+        }
+        self.broken.remove(&node);
+        Ok(complaint)
+    }
+
     /// Drained brokers back, removed voters back; or what there is to complain about.
     pub fn undo_operator(&mut self) -> Option<String> {
         let until = Instant::now() + UNDO_WITHIN;
@@ -208,6 +271,16 @@ impl World {
     fn try_undo(&mut self) -> Option<String> {
         let (drained, removed) = (self.drained.clone(), self.removed.clone());
         let mut refused = None;
+        for (node, voted) in self.replaced.clone() {
+            let asked = self.cli.quorum_replace(node);
+            // It passes by itself, too, if a little later.
+            match asked {
+                Err(error) if self.voting_folder(node).is_none_or(|folder| Some(folder) == voted) => {
+                    refused = Some(format!("quorum replace {node}: {error:#}"));
+                }
+                _ => drop(self.replaced.remove(&node)),
+            }
+        }
         for node in drained {
             match self.cli.undrain(node) {
                 Ok(_) => drop(self.drained.remove(&node)),

@@ -14,6 +14,7 @@ pub enum Kind {
     Truncate,
     Flip,
     Wipe,
+    DiskError,
     PowerCut,
     PowerCutAll,
     Drain,
@@ -22,7 +23,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Kill,
         Kind::Term,
         Kind::Pause,
@@ -35,6 +36,7 @@ impl Kind {
         Kind::Truncate,
         Kind::Flip,
         Kind::Wipe,
+        Kind::DiskError,
         Kind::PowerCut,
         Kind::PowerCutAll,
         Kind::Drain,
@@ -57,6 +59,7 @@ impl Kind {
             Kind::Truncate => "truncate",
             Kind::Flip => "flip",
             Kind::Wipe => "wipe",
+            Kind::DiskError => "disk-error",
             Kind::PowerCut => "power-cut",
             Kind::PowerCutAll => "power-cut-all",
             Kind::Drain => "drain",
@@ -72,7 +75,12 @@ impl Kind {
     /// Takes what a node holds, so that another copy must be counted on: only while all replicas are in sync, and
     /// nothing else meanwhile.
     pub fn takes_data(self) -> bool {
-        matches!(self, Kind::Truncate | Kind::Flip | Kind::Wipe | Kind::PowerCut)
+        matches!(self, Kind::Truncate | Kind::Flip | Kind::Wipe | Kind::DiskError | Kind::PowerCut)
+    }
+
+    /// Needs the library that is preloaded into the nodes.
+    pub fn needs_power_layer(self) -> bool {
+        matches!(self, Kind::DiskError | Kind::PowerCut | Kind::PowerCutAll)
     }
 
     /// Goes with no other fault.

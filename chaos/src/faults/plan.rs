@@ -24,6 +24,8 @@ pub enum Fault {
     Flip(NodeId),
     /// Killed, the data folder emptied.
     Wipe(NodeId),
+    /// Its disk answers EIO until the node has ended by itself; started again, or replaced as its message tells.
+    DiskError(NodeId, Calls),
     /// Killed, what was not fsync'ed undone.
     PowerCut(NodeId),
     PowerCutAll,
@@ -38,6 +40,26 @@ pub enum Fault {
     Quorum(NodeId),
 }
 
+/// Which calls fail with EIO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Calls {
+    Writes,
+    Syncs,
+    Both,
+}
+
+impl Calls {
+    pub const ALL: [Calls; 3] = [Calls::Writes, Calls::Syncs, Calls::Both];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Calls::Writes => "writes",
+            Calls::Syncs => "syncs",
+            Calls::Both => "writes and syncs",
+        }
+    }
+}
+
 impl Fault {
     pub fn kind(&self) -> Kind {
         match self {
@@ -50,6 +72,7 @@ impl Fault {
             Fault::Truncate(_) => Kind::Truncate,
             Fault::Flip(_) => Kind::Flip,
             Fault::Wipe(_) => Kind::Wipe,
+            Fault::DiskError(..) => Kind::DiskError,
             Fault::PowerCut(_) => Kind::PowerCut,
             Fault::PowerCutAll => Kind::PowerCutAll,
             Fault::Drain(_) => Kind::Drain,
@@ -69,6 +92,7 @@ impl std::fmt::Display for Fault {
             Fault::Flip(n) | Fault::Wipe(n) | Fault::PowerCut(n) | Fault::Drain(n) | Fault::Quorum(n) => {
                 write!(f, "{name} {n}")
             }
+            Fault::DiskError(n, calls) => write!(f, "{name} {n} {}", calls.name()),
             Fault::Cut(_, cuts) => {
                 let links: Vec<String> = cuts.iter().map(|(a, b)| format!("{}→{}", end(*a), end(*b))).collect();
                 write!(f, "{name} {}", links.join(" "))
@@ -198,6 +222,7 @@ fn fault(chance: &mut Chance, kind: Kind, free: &mut Vec<NodeId>, means: &Means)
         Kind::Truncate => Fault::Truncate(node),
         Kind::Flip => Fault::Flip(node),
         Kind::Wipe => Fault::Wipe(node),
+        Kind::DiskError => Fault::DiskError(node, *chance.choose(&Calls::ALL)),
         Kind::PowerCut => Fault::PowerCut(node),
         Kind::Drain => Fault::Drain(node),
         Kind::Quorum => Fault::Quorum(node),
@@ -233,6 +258,7 @@ mod tests {
         match fault {
             Fault::Kill(n) | Fault::Term(n) | Fault::Pause(n) | Fault::DiskFull(n) | Fault::Truncate(n) => Some(*n),
             Fault::Flip(n) | Fault::Wipe(n) | Fault::PowerCut(n) | Fault::Drain(n) | Fault::Quorum(n) => Some(*n),
+            Fault::DiskError(n, _) => Some(*n),
             Fault::Cut(..) | Fault::KillAll | Fault::PowerCutAll | Fault::Reassign { .. } => None,
         }
     }
@@ -271,6 +297,19 @@ mod tests {
         let kinds: Vec<Kind> =
             short(&mut Chance::new(1), &means()).iter().map(|round| round.steps[0].fault.kind()).collect();
         assert_eq!(kinds, Kind::ALL);
+    }
+
+    #[test]
+    fn disks_fail_in_every_way_one_at_a_time() {
+        let mut chance = Chance::new(4);
+        let rounds = (0..100).map(|_| round(&mut chance, &Means { kinds: vec![Kind::DiskError], ..means() }));
+        let seen: BTreeSet<Calls> = rounds
+            .map(|round| match round.steps.as_slice() {
+                [Step { fault: Fault::DiskError(_, calls), .. }] => *calls,
+                other => panic!("one of three disks at a time: {other:?}"),
+            })
+            .collect();
+        assert_eq!(seen.len(), Calls::ALL.len());
     }
 
     #[test]

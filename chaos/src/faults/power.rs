@@ -1,18 +1,24 @@
 //! The power-cut layer: a library preloaded into the nodes keeps a journal of what is not on disk yet, and after a
 //! kill -9 the journal is used to take it back.
 //!
+//! A control file that the library reads makes a node's disk fail.
+//!
 //! Rewinding gives the node another boot id, too, so that it knows that its page cache is gone.
 
+use super::plan::Calls;
 use crate::cluster::layout::{Layout, NodeId};
 use crate::cluster::node::journal;
 use anyhow::Context;
-use powercut::{Policy, rewind};
+use powercut::{Fault, Policy, rewind, set_faults};
 use std::path::PathBuf;
 
 pub trait PowerCut {
     /// Takes back what a killed node had written and not fsync'ed; `seed` chooses what of it stays all the same.
     /// Answers what was done, for the log.
     fn rewind(&self, layout: &Layout, node: NodeId, seed: u64) -> anyhow::Result<String>;
+
+    /// From now on these calls on the node's data folder fail with EIO; `None`: none does.
+    fn break_disk(&self, layout: &Layout, node: NodeId, calls: Option<Calls>) -> anyhow::Result<()>;
 }
 
 /// By the journals that the preloaded library has kept.
@@ -27,6 +33,23 @@ impl PowerCut for Journals {
             "node {node} lost {how} of {} unsynced writes to {} files, {} names",
             done.unsynced_calls, done.files, done.names
         ))
+    }
+
+    fn break_disk(&self, layout: &Layout, node: NodeId, calls: Option<Calls>) -> anyhow::Result<()> {
+        let journal = journal(layout, node);
+        set_faults(&journal, &eio(layout, node, calls)).with_context(|| journal.display().to_string())
+    }
+}
+
+fn eio(layout: &Layout, node: NodeId, calls: Option<Calls>) -> Vec<Fault> {
+    let below = layout.data(node);
+    let writes = Fault::Write { below: below.clone() };
+    let syncs = Fault::Sync { below };
+    match calls {
+        None => Vec::new(),
+        Some(Calls::Writes) => vec![writes],
+        Some(Calls::Syncs) => vec![syncs],
+        Some(Calls::Both) => vec![writes, syncs],
     }
 }
 

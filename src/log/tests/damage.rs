@@ -2,9 +2,11 @@
 
 use crate::ids::*;
 use crate::log::folder::LogFolder;
-use crate::log::partition_log::{Checked, Cursor, CutError, Damage, LogConfig, PartitionLog};
+use crate::log::partition_log::{Checked, Cursor, CutError, Damage, LogConfig, PartitionLog, Patched};
 use crate::log::testing::{Batch, batches_in, config, open, valid};
 use crate::platform::disk::{self, File};
+use crate::records::ValidBatches;
+use bytes::Bytes;
 use std::path::Path;
 
 const ALL: Offset = Offset(i64::MAX);
@@ -112,6 +114,52 @@ fn known_damage_outlives_a_restart_and_is_cut_when_told() {
         let folder = LogFolder::open(data.path(), true).unwrap();
         let log = open(&folder, small());
         assert_eq!((log.log_end(), log.damage()), (from + 2, None), "{what}");
+    }
+}
+
+#[test]
+fn damage_is_filled_in_place_with_what_fits() {
+    for (what, byte) in [("records", 70), ("a header", 16), ("a length", 8)] {
+        let data = tempfile::tempdir().unwrap();
+        let folder = LogFolder::open(data.path(), false).unwrap();
+        let mut log = write(&folder);
+        let segment = log.segments[1].clone();
+        let path = segment.log.path();
+        let good = Bytes::from(disk::read_file(&path).unwrap().unwrap()).slice(..segment.size() as usize);
+        let batches = batches_in(&good);
+        flip(&path, batches[1].position as u64 + byte);
+        let damage = pass(&log, 1 << 20).unwrap();
+        log.note_damage(damage.clone());
+        let bad = disk::read_file(&path).unwrap().unwrap();
+
+        let mut epoch = good[batches[1].position..].to_vec();
+        epoch[15] += 1;
+        let behind = good.slice(batches[2].position..);
+        for (why, other) in [("another epoch", Bytes::from(epoch)), ("another place", behind)] {
+            let batches = ValidBatches::from_leader(other).unwrap();
+            assert!(matches!(log.patch_damage(&batches).unwrap(), Patched::Unfit(_)), "{what}, {why}");
+            assert_eq!(disk::read_file(&path).unwrap().unwrap(), bad, "{what}, {why}: nothing is changed");
+            assert_eq!(log.damage(), Some(&damage));
+        }
+
+        for batch in &batches[1..] {
+            let one = good.slice(batch.position..batch.position + batch.size);
+            match log.patch_damage(&ValidBatches::from_leader(one).unwrap()).unwrap() {
+                Patched::Whole => break,
+                Patched::UpTo(next) => {
+                    assert_eq!((next, log.damage().unwrap().from), (batch.header.end_offset(), next), "{what}");
+                }
+                Patched::Unfit(why) => panic!("{what}: {why}"),
+            }
+        }
+        assert_eq!(log.damage(), None, "{what}");
+        assert_eq!(disk::read_file(&path).unwrap().unwrap()[..good.len()], good[..], "{what}");
+        assert_eq!((pass(&log, 1 << 20), log.log_end()), (None, Offset(24)), "nothing behind it is given up");
+        append(&mut log, 2);
+        drop((log, segment, folder));
+        let folder = LogFolder::open(data.path(), false).unwrap();
+        let log = open(&folder, small());
+        assert_eq!((log.damage(), log.log_end()), (None, Offset(26)), "{what}: after a crash");
     }
 }
 

@@ -28,8 +28,8 @@ pub struct Partition {
     pub leader: Option<BrokerId>,
     pub leader_epoch: LeaderEpoch,
     pub partition_epoch: PartitionEpoch,
-    /// The newest leader epoch that began outside ISR and ELR: a follower whose last epoch is older than this one may
-    /// truncate below its high watermark. Kept over later clean elections, for followers that were away meanwhile.
+    /// The newest leader epoch that began outside ISR and ELR, or after the only copy lost its page cache: a follower whose
+    /// last epoch is older than this one may truncate below its high watermark. Kept over later clean elections, for followers that were away meanwhile.
     pub unclean_epoch: Option<LeaderEpoch>,
     /// A move under way (KIP-455): `replicas` is then its target, in order, followed by those that are to leave.
     pub reassignment: Option<Box<Reassignment>>,

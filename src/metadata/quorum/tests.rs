@@ -391,6 +391,17 @@ async fn a_failed_flush_is_fatal_and_is_not_tried_again() {
     assert_eq!(flushes_after.load(Ordering::SeqCst), 1);
     let mut leadership = cluster.node(1).leadership();
     tokio::time::timeout(SHORT, leadership.wait_for(|now| !now.is_controller)).await.unwrap().unwrap();
+
+    // The disk is well again, and what it has is not known: no start votes with it, the first as little as the next.
+    cluster.kill(1);
+    for _ in 0..2 {
+        let config =
+            QuorumConfig { dir: cluster.folders[0].path().join("metadata"), me: RaftNodeId::from(1), cluster_id: None };
+        let refused = Quorum::start(config).await.map(drop).unwrap_err();
+        assert!(matches!(&refused, StartError::Lossy { node: BrokerId(1), .. }), "{refused}");
+        let told = refused.to_string();
+        assert!(told.contains("the disk is gone") && told.contains("`highwater quorum replace 1`"), "{told}");
+    }
 }
 
 #[tokio::test]

@@ -3,9 +3,14 @@
 //! Like sled beside them they go around the platform seam: under simulation the whole store is another one.
 #![allow(clippy::disallowed_methods, reason = "the store's own files; simulated as a whole, as sled is")]
 
+use crate::platform::disk;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
+
+/// Tells later starts that a write or a sync in this folder failed: see [`note_loss`].
+const LOSS_MARKER: &str = "lossy";
+const NOTE_BYTES_MAX: usize = 64 << 10;
 
 pub fn create(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
@@ -44,8 +49,18 @@ pub fn read(file: &Path, bound: usize) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Replaces a file so that after a crash it holds either the old content or the new: temporary name, fdatasync, rename,
-/// fsync of the folder.
+/// fsync of the folder. A failure but for want of room is noted as a loss.
 pub fn replace(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+    let replaced = replace_unnoted(folder, name, parts);
+    if let Err(error) = &replaced
+        && !disk::is_passing(error)
+    {
+        note_loss(folder, &format!("{name}: {error}"));
+    }
+    replaced
+}
+
+fn replace_unnoted(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     let temporary = folder.join(format!("{name}.new"));
     let mut file = File::create(&temporary)?;
     for part in parts {
@@ -54,5 +69,27 @@ pub fn replace(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     file.sync_data()?;
     drop(file);
     fs::rename(&temporary, folder.join(name))?;
-    sync_folder(folder)
+    // Whatever the reason: the name may be seen from now on and still be lost, so it does not pass as a full disk.
+    sync_folder(folder).map_err(io::Error::other)
+}
+
+/// Notes that what this folder seems to hold may never have reached the disk: after a failed write or sync Linux forgets
+/// the pages that it could not write, and a later sync answers well (REPLICATION rule 19). A voter that goes on with
+/// such a folder might vote twice, or forget what it acknowledged. On a disk that syncs nothing more the bare name is
+/// all there is, and is enough as long as the page cache can mislead: until the next boot.
+pub fn note_loss(folder: &Path, why: &str) {
+    let marker = folder.join(LOSS_MARKER);
+    if marker.exists() {
+        return;
+    }
+    let noted = replace_unnoted(folder, LOSS_MARKER, &[why.as_bytes(), b"\n"]);
+    if let Err(error) = noted.or_else(|_| OpenOptions::new().create(true).append(true).open(&marker).map(drop)) {
+        tracing::error!(path = %marker.display(), %error, "the loss could not be noted");
+    }
+}
+
+/// What an earlier run noted; `None`: nothing is known to be lost.
+pub fn noted_loss(folder: &Path) -> io::Result<Option<String>> {
+    let noted = read(&folder.join(LOSS_MARKER), NOTE_BYTES_MAX)?;
+    Ok(noted.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_string()))
 }

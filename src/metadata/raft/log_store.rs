@@ -11,13 +11,14 @@
 
 use super::folder;
 use super::types::*;
+use crate::platform::disk;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogState, OptionalSend, RaftLogReader};
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -58,10 +59,13 @@ pub enum LogStoreError {
     Torn(u64),
     #[error("the disk writer stopped after an earlier failure")]
     Stopped,
+    #[error("an earlier run could not write or sync it ({0})")]
+    Lossy(String),
 }
 
 /// The log store that the Raft core owns. The disk writer ends when it is dropped.
 pub struct LogStore {
+    dir: PathBuf,
     reader: LogReader,
     disk: SyncSender<Job>,
 }
@@ -87,13 +91,17 @@ enum Job {
 }
 
 impl LogStore {
-    /// Opens or creates the store in `dir`. Blocks while an earlier holder lets go of the lock.
+    /// Opens or creates the store in `dir`. Blocks while an earlier holder lets go of the lock. Refuses one in which an
+    /// earlier run could not write or sync.
     pub fn open(dir: &Path) -> Result<LogStore, LogStoreError> {
         LogStore::open_with(dir, Box::new(File::sync_data))
     }
 
     pub fn open_with(dir: &Path, sync: SyncFile) -> Result<LogStore, LogStoreError> {
         folder::create(dir)?;
+        if let Some(why) = folder::noted_loss(dir)? {
+            return Err(LogStoreError::Lossy(why));
+        }
         let config =
             sled::Config::new().path(dir).segment_size(SEGMENT_BYTES).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let mut waited = Duration::ZERO;
@@ -111,16 +119,20 @@ impl LogStore {
             }
         };
         let file = folder::open_to_sync(&dir.join("db"))?;
-        file.sync_all()?;
+        // What a killed process wrote and did not sync is read from the page cache, and counts from here on.
+        let synced = file.sync_all();
         // sled reads it at each open, gives up if it is torn, and never syncs it.
-        folder::open_to_sync(&dir.join("conf"))?.sync_all()?;
-        folder::sync_folder(dir)?;
+        let synced = synced.and_then(|()| folder::open_to_sync(&dir.join("conf"))?.sync_all());
+        synced.and_then(|()| folder::sync_folder(dir)).inspect_err(|e| folder::note_loss(dir, &e.to_string()))?;
         let purged: Option<LogId> = meta(&db, "purged index", PURGED)?;
         let first = Arc::new(AtomicU64::new(purged.map_or(0, |id| id.index + 1)));
         let reader = LogReader { db: db.clone(), first: first.clone() };
         let (disk, jobs) = sync_channel(WAITING_MAX);
-        thread::Builder::new().name("raft-log".into()).spawn(move || write_disk(&db, &file, sync, &first, &jobs))?;
-        let store = LogStore { reader, disk };
+        thread::Builder::new().name("raft-log".into()).spawn({
+            let mut writer = DiskWriter { dir: dir.to_path_buf(), db, file, sync, first, failed: None };
+            move || writer.run(&jobs)
+        })?;
+        let store = LogStore { dir: dir.to_path_buf(), reader, disk };
         store.send(Job::Purge)?;
         Ok(store)
     }
@@ -140,8 +152,13 @@ impl LogStore {
 
     fn put_meta<T: serde::Serialize>(&self, what: &'static str, key: &[u8], value: &T) -> Result<(), LogStoreError> {
         let bytes = encode(value, PART_BYTES).map_err(|source| LogStoreError::Meta { what, source })?;
-        self.reader.db.insert(key, bytes)?;
+        self.wrote(self.reader.db.insert(key, bytes))?;
         Ok(())
+    }
+
+    /// sled could not write: final, but for want of room.
+    fn wrote<T>(&self, result: sled::Result<T>) -> sled::Result<T> {
+        result.inspect_err(|error| note_failed_write(&self.dir, error))
     }
 
     pub fn reader(&self) -> LogReader {
@@ -223,43 +240,84 @@ fn meta<T: serde::de::DeserializeOwned>(
     decode(&bytes, PART_BYTES).map(Some).map_err(|source| LogStoreError::Meta { what, source })
 }
 
-/// The disk's thread: one flush and fdatasync for all that waits, then everyone is told; deletions in between.
+/// A full disk takes nothing more, but it keeps what it took; any other failure may have lost what came before.
+fn note_failed_write(dir: &Path, error: &sled::Error) {
+    if let sled::Error::Io(io) = error
+        && !disk::is_passing(io)
+    {
+        folder::note_loss(dir, &io.to_string());
+    }
+}
+
+/// What the disk's thread owns.
 ///
-/// After a failed sync nothing is synced again, for Linux forgets the pages that it could not write: all that comes later
-/// fails, the Raft core stops, and the node with it.
-fn write_disk(db: &sled::Db, file: &File, mut sync: SyncFile, first: &AtomicU64, jobs: &Receiver<Job>) {
-    let mut purging = false;
-    let mut failed: Option<String> = None;
-    loop {
-        let next = match jobs.recv_timeout(if purging { Duration::ZERO } else { Duration::from_secs(3_600) }) {
-            Ok(job) => Some(job),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let mut waiting = Vec::new();
-        for job in next.into_iter().chain(jobs.try_iter()) {
-            match job {
-                Job::Sync(finish) => waiting.push(finish),
-                Job::Purge => purging = true,
+/// After a failed sync nothing is synced again, for Linux forgets the pages that it could not write: the loss is noted
+/// for later starts, all that comes later fails, the Raft core stops, and the node with it.
+struct DiskWriter {
+    dir: PathBuf,
+    db: sled::Db,
+    file: File,
+    sync: SyncFile,
+    first: Arc<AtomicU64>,
+    /// Why nothing is written any more.
+    failed: Option<String>,
+}
+
+impl DiskWriter {
+    /// One flush and fdatasync for all that waits, then everyone is told; deletions in between.
+    fn run(&mut self, jobs: &Receiver<Job>) {
+        let mut purging = false;
+        loop {
+            let next = match jobs.recv_timeout(if purging { Duration::ZERO } else { Duration::from_secs(3_600) }) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let mut waiting = Vec::new();
+            for job in next.into_iter().chain(jobs.try_iter()) {
+                match job {
+                    Job::Sync(finish) => waiting.push(finish),
+                    Job::Purge => purging = true,
+                }
+            }
+            if !waiting.is_empty() {
+                self.make_durable();
+                for finish in waiting {
+                    finish(self.failed.as_ref().map_or(Ok(()), |why| Err(io::Error::other(why.clone()))));
+                }
+            } else if purging {
+                purging = self.purge();
             }
         }
-        if !waiting.is_empty() {
-            if failed.is_none() {
-                let synced = db.flush().map_err(|e| e.to_string());
-                let synced = synced.and_then(|_| sync(file).map_err(|e| e.to_string()));
-                failed = synced.err();
+    }
+
+    /// The loss is noted before anybody hears of it: the process ends as soon as somebody does.
+    fn make_durable(&mut self) {
+        if self.failed.is_some() {
+            return;
+        }
+        if let Err(error) = self.db.flush() {
+            note_failed_write(&self.dir, &error);
+            self.failed = Some(error.to_string());
+        } else if let Err(error) = (self.sync)(&self.file) {
+            folder::note_loss(&self.dir, &error.to_string());
+            self.failed = Some(error.to_string());
+        }
+    }
+
+    /// True if there may be more to delete.
+    fn purge(&mut self) -> bool {
+        if self.failed.is_some() {
+            return false;
+        }
+        match purge_some(&self.db, self.first.load(Ordering::Acquire)) {
+            Ok(more) => more,
+            Err(error) => {
+                tracing::error!(%error, "purged entries of the metadata log could not be deleted");
+                note_failed_write(&self.dir, &error);
+                self.failed = Some(error.to_string());
+                false
             }
-            for finish in waiting {
-                finish(failed.as_ref().map_or(Ok(()), |why| Err(io::Error::other(why.clone()))));
-            }
-        } else if purging {
-            purging = match purge_some(db, first.load(Ordering::Acquire)) {
-                Ok(more) => more,
-                Err(e) => {
-                    tracing::warn!("purged entries of the metadata log could not be deleted: {e}");
-                    false
-                }
-            };
         }
     }
 }
@@ -374,7 +432,7 @@ impl RaftLogStorage<Types> for LogStore {
             add_entry(&mut batch, &entry).map_err(writing)?;
         }
         // In memory, and readable from here on; the disk's thread makes it durable and then calls back.
-        self.reader.db.apply_batch(batch).map_err(|e| writing(e.into()))?;
+        self.wrote(self.reader.db.apply_batch(batch)).map_err(|e| writing(e.into()))?;
         self.send(Job::Sync(Box::new(move |result| callback.log_io_completed(result)))).map_err(writing)
     }
 
@@ -383,7 +441,7 @@ impl RaftLogStorage<Types> for LogStore {
         for found in self.reader.db.range(key(log_id.index, 0)..key(u64::MAX, u16::MAX)) {
             batch.remove(found.map_err(|e| writing(e.into()))?.0);
         }
-        self.reader.db.apply_batch(batch).map_err(|e| writing(e.into()))?;
+        self.wrote(self.reader.db.apply_batch(batch)).map_err(|e| writing(e.into()))?;
         self.durable().await.map_err(writing)
     }
 
@@ -406,4 +464,24 @@ fn add_entry(batch: &mut sled::Batch, entry: &Entry) -> Result<(), LogStoreError
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_is_noted_and_a_full_disk_is_not() {
+        let data = tempfile::tempdir().unwrap();
+        for passing in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            note_failed_write(data.path(), &sled::Error::Io(passing.into()));
+        }
+        drop(LogStore::open(data.path()).unwrap());
+        note_failed_write(data.path(), &sled::Error::Io(io::Error::other("the first")));
+        note_failed_write(data.path(), &sled::Error::Io(io::Error::other("the second")));
+        match LogStore::open(data.path()) {
+            Err(LogStoreError::Lossy(why)) => assert_eq!(why, "the first"),
+            other => panic!("{:?}", other.map(drop)),
+        }
+    }
 }

@@ -152,10 +152,21 @@ impl World {
                 said.extend(self.damage_line(broker));
                 said
             }
+            ["ends", "the", "grace", "time"] => {
+                let removed = self.process(broker).logs.remove_old_strays(i64::MAX, 0);
+                vec![format!("removes {} set aside", removed.len())]
+            }
             ["reports"] => self.reports(broker),
             ["holds", "flushes"] => {
                 self.hold_flushes(broker);
                 Vec::new()
+            }
+            ["flushes", "to", "disk"] => {
+                let mut guard = self.process(broker).partition.state.lock();
+                let log = guard.log.as_mut().expect("a log");
+                let task = log.begin_flush().expect("something to flush");
+                let synced = task.sync();
+                vec![format!("{} are on its disk", log.end_flush(&task, &synced))]
             }
             ["flushes"] => {
                 self.flush(broker).await;

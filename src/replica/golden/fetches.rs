@@ -4,6 +4,7 @@ use super::actions::{after, has, number};
 use super::world::{World, error_name, values};
 use crate::ids::*;
 use crate::log::flush::Flushable;
+use crate::log::partition_log::Damage;
 use crate::replica::follower::Fetched;
 use crate::replica::partition::{FollowerState, Partition, PartitionError, ReadOutcome, ReadRequest};
 use crate::replica::role::Standing;
@@ -187,6 +188,7 @@ fn take(partition: &Partition, epoch: LeaderEpoch, answer: Answer) -> Vec<String
         return vec!["comes too late".into()];
     }
     let mut said = Vec::new();
+    let (damage, held) = (damage_of(partition), partition.status().log_end);
     let outcome = match answer {
         Ok(outcome) => match outcome.diverging {
             Some((epoch_asked, end)) => {
@@ -217,11 +219,25 @@ fn take(partition: &Partition, epoch: LeaderEpoch, answer: Answer) -> Vec<String
         }
     };
     let status = partition.status();
+    match damage {
+        Some(before) if status.log_end < held => said.push(format!("cuts its damage off, at {}", before.from)),
+        Some(before) => {
+            let filled = damage_of(partition).map_or(before.to, |rest| rest.from);
+            if filled > before.from {
+                said.push(format!("fills {}..{filled}", before.from));
+            }
+        }
+        None => {}
+    }
     match outcome {
         Ok(_) => said.push(format!("end {} · hw {}", status.log_end, status.high_watermark)),
         Err(error) => said.push(format!("refuses: {}", short(&error.to_string()))),
     }
     said
+}
+
+fn damage_of(partition: &Partition) -> Option<Damage> {
+    partition.state.lock().log.as_ref().and_then(|log| log.damage().cloned())
 }
 
 /// An error's first words: CRCs and the like differ from run to run.

@@ -45,7 +45,7 @@ pub struct Process {
     pub partition: Arc<Partition>,
     pub queues: Queues,
     pub logs: LogFolder,
-    strays_removed: bool,
+    strays_set_aside: bool,
 }
 
 pub struct Machine {
@@ -275,7 +275,7 @@ impl World {
                 logs.delete(id()).unwrap();
             }
         }
-        machine.process = Some(Process { node, partition, queues, logs, strays_removed: false });
+        machine.process = Some(Process { node, partition, queues, logs, strays_set_aside: false });
     }
 
     /// The process ends here and now. A killed one answers nobody.
@@ -332,7 +332,7 @@ impl World {
             process.partition.apply(&image, clock::now());
             let _let_go = process.partition.stop(false);
             process.logs.delete(id()).unwrap();
-            said.push("sets its folder aside".into());
+            said.push("removes its folder".into());
         }
         if !hosts && assigned {
             let log = process.logs.log(id(), "t", log_config(&config)).unwrap();
@@ -347,9 +347,9 @@ impl World {
         for other in others.filter(|other| is_assigned(&image, *other, me)) {
             drop(process.logs.log(other, "t", log_config(&config)).unwrap());
         }
-        if is_caught_up(&image, process.node.epoch()) && !std::mem::replace(&mut process.strays_removed, true) {
+        if is_caught_up(&image, process.node.epoch()) && !std::mem::replace(&mut process.strays_set_aside, true) {
             for stray in strays(process.logs.found().unwrap(), &image, me) {
-                process.logs.delete(stray).unwrap();
+                process.logs.set_aside(stray, self.index as i64).unwrap().unwrap();
                 said.push("sets a folder aside that nobody knows any more".into());
             }
         }
@@ -358,8 +358,9 @@ impl World {
 
     pub fn folder_line(&self, broker: i32) -> String {
         let found = self.process(broker).logs.found().unwrap();
-        let names: Vec<&str> =
+        let mut names: Vec<&str> =
             found.iter().map(|found| if found.id == id() { "the topic's" } else { "the other topic's" }).collect();
+        names.extend(vec!["one set aside"; self.process(broker).logs.strays_held().folders]);
         format!("{broker}: {}", if names.is_empty() { "none".into() } else { names.join(", ") })
     }
 

@@ -149,39 +149,38 @@ async fn a_topic_is_created_served_deleted_and_survives_a_restart() {
     });
     tokio::time::timeout(LONG, first.ready().wait_for(|r| *r)).await.unwrap().unwrap();
     propose(&quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch }).await;
-    let (a, b) = (topic("a", 50), topic("b", 2));
-    propose(&quorum, Command::CreateTopics { topics: vec![a.clone(), b.clone()] }).await;
-    until("all lead", || first.gauges().leaders() == 52).await;
-    until("all told", || seen.0.lock().len() == 52).await;
+    let (a, b, d) = (topic("a", 50), topic("b", 2), topic("d", 2));
+    propose(&quorum, Command::CreateTopics { topics: vec![a.clone(), b.clone(), d.clone()] }).await;
+    until("all lead", || first.gauges().leaders() == 54).await;
+    until("all told", || seen.0.lock().len() == 54).await;
     let id = TopicPartition::new(a.id, 7);
     let partition = first.get(id).unwrap();
     let appended = partition.append(&batch(&["x", "y"]), -1).unwrap();
     answer(appended.wait).await.unwrap();
     propose(&quorum, Command::DeleteTopics { topics: vec![b.id] }).await;
-    until("b is gone", || first.gauges().leaders() == 50).await;
+    until("b is gone", || first.gauges().leaders() == 52).await;
     assert!(first.get(TopicPartition::new(b.id, 0)).is_none());
     until("told", || seen.0.lock().iter().filter(|s| s.starts_with("resign b")).count() == 2).await;
     stop.send(true).unwrap();
     running.await.unwrap();
     assert!(first.close());
+    assert_eq!(first.strays_held().folders, 0, "what is seen to be deleted is removed");
     assert!(matches!(partition.append(&batch(&["z"]), 1), Err(PartitionError::NotHosted)));
     drop((first, partition));
 
-    // While it is away, half goes.
+    // While it is away.
+    propose(&quorum, Command::DeleteTopics { topics: vec![d.id] }).await;
     let epoch = register(&quorum).await;
     let c = topic("c", 1);
     propose(&quorum, Command::CreateTopics { topics: vec![c.clone()] }).await;
     let second = hosted(folder.path(), &quorum);
     second.set_broker_epoch(epoch);
-    let (stop, stopped) = watch::channel(false);
-    let running = tokio::spawn({
-        let hosted = second.clone();
-        async move { hosted.run(stopped).await }
-    });
+    let (stop, running) = run(&second);
     tokio::time::timeout(LONG, second.ready().wait_for(|r| *r)).await.unwrap().unwrap();
     let partition = second.get(id).unwrap();
     assert_eq!(partition.status().log_end, Offset(2));
     assert_eq!(partition.status().high_watermark, Offset(2), "from the checkpoint");
+    assert_eq!(second.strays_held().folders, 2, "what was deleted unseen is kept");
     propose(&quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch }).await;
     until("all lead again", || second.gauges().leaders() >= 50).await;
     let appended = partition.append(&batch(&["z"]), -1).unwrap();
@@ -190,6 +189,16 @@ async fn a_topic_is_created_served_deleted_and_survives_a_restart() {
     stop.send(true).unwrap();
     running.await.unwrap();
     assert!(second.close());
+    drop((second, partition));
+
+    let often = Duration::from_millis(10);
+    let config = ReplicaConfig { retention_check_interval: often, stray_retention_ms: 1, ..ReplicaConfig::default() };
+    let third = hosted_with(folder.path(), &quorum, config);
+    assert_eq!(third.strays_held().folders, 2, "over a restart, too");
+    let (stop, running) = run(&third);
+    until("their grace time is over", || third.strays_held().folders == 0).await;
+    stop.send(true).unwrap();
+    running.await.unwrap();
     quorum.shutdown().await;
 }
 
@@ -328,6 +337,10 @@ async fn a_log_that_cannot_be_opened_for_good_is_reported_and_not_believed_later
     again.stop.send(true).unwrap();
     again.running.await.unwrap();
     assert!(!again.hosted.close());
+    let logs = &again.hosted.inner.folder;
+    assert!(logs.is_offline(), "a sync that failed is final for the whole folder (rule 19)");
+    assert!(!logs.forget_loss().unwrap());
+    assert!(again.folder.path().join("partitions/.lossy").exists(), "and the next start knows");
     again.quorum.shutdown().await;
     drop(again.folder);
 }

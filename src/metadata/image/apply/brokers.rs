@@ -1,7 +1,7 @@
 //! Commands about brokers: registering, fencing, unfencing, stopping, forgetting.
 
 use super::Change;
-use super::transition::{come_back, depart, drain, hand_over};
+use super::transition::{Next, come_back, depart, drain, hand_over};
 use crate::ids::*;
 use crate::metadata::command::{Answer, BrokerRegistration, ElectionReason, FenceReason, MetadataError};
 use crate::metadata::event::Event;
@@ -46,7 +46,10 @@ impl Change<'_> {
         for place in self.partitions_on(broker) {
             self.change_partition(place, reason, |image, topic, old| {
                 let lost = if has_lost(image, topic, old, broker, survived) { vec![broker] } else { Vec::new() };
-                Some(depart(old, &lost, image))
+                let counted = old.isr.contains(&broker) || old.elr.contains(&broker);
+                let unsynced_lost =
+                    lost.is_empty() && counted && survived == Survived::Disk && image.configs.is_page_cache(topic);
+                Some(Next { unsynced_lost, ..depart(old, &lost, image) })
             });
         }
         self.events.push(Event::BrokerRegistered { broker, epoch, restarted: old.is_some() });
@@ -159,7 +162,8 @@ fn survived(old: Option<&BrokerRegistration>, new: &BrokerRegistration) -> Survi
 
 /// In page-cache topics a lost page cache costs acked records, so the replica leaves ISR and ELR, even the last one. Not
 /// so the only replica there is: nobody has more than it, so waiting for another would help no one. One that a move adds
-/// is another only once it is in sync, or was: before, it has a part of what this one had.
+/// is another only once it is in sync, or was: before, it has a part of what this one had, and perhaps more than this one
+/// has kept. The image then records that what was not synced is lost, so that it may cut below its high watermark.
 fn has_lost(image: &Image, topic: &str, partition: &Partition, broker: BrokerId, survived: Survived) -> bool {
     let counts =
         |b: &BrokerId| !partition.adding().contains(b) || partition.isr.contains(b) || partition.elr.contains(b);

@@ -2,7 +2,7 @@
 //!
 //! A moving partition reads `… · to 2 3 4: adding 4, removing 1`.
 
-use super::stories::{AFTER_KILL, AFTER_POWER_LOSS, WIPED, World};
+use super::stories::{AFTER_KILL, AFTER_POWER_LOSS, Restart, WIPED, World};
 use crate::ids::*;
 use crate::metadata::command::*;
 use crate::metadata::event::Event;
@@ -151,10 +151,20 @@ fn a_half_copied_replica_does_not_make_the_only_one_wait_for_it_after_power_loss
     assert_eq!(w.moves(&[2]), Ok(()));
     w.registers(1, AFTER_POWER_LOSS);
     w.reads("leader - · isr 1 · elr - · epochs 1/2 · to 2: adding 2, removing 1");
+    let unclean = |w: &World| w.image.partition(World::place()).unwrap().unclean_epoch;
+    assert_eq!(unclean(&w), Some(LeaderEpoch(1)), "2 may hold more than 1 does now");
     w.unfences(1);
     w.reads("leader 1 · isr 1 · elr - · epochs 2/3 · to 2: adding 2, removing 1");
+    // Known to be fenced when it came back, too.
+    w.fences(&[1]);
+    w.registers(1, Restart { clean: true, ..AFTER_KILL });
+    assert_eq!(unclean(&w), Some(LeaderEpoch(1)), "a clean stop loses nothing");
+    w.registers(1, AFTER_POWER_LOSS);
+    w.reads("leader - · isr 1 · elr - · epochs 3/5 · to 2: adding 2, removing 1");
+    assert_eq!(unclean(&w), Some(LeaderEpoch(3)));
+    w.unfences(1);
     assert!(w.proposes(1, &[1, 2]).is_ok());
-    w.reads("leader 2 · isr 2 · elr - · epochs 3/4");
+    w.reads("leader 2 · isr 2 · elr - · epochs 5/7");
 }
 
 #[test]

@@ -16,6 +16,9 @@ pub struct Next {
     pub lost: Vec<BrokerId>,
     /// The leader was chosen outside ISR and ELR: what the others hold is no longer a prefix of the truth.
     pub unclean: bool,
+    /// The only copy lost what was not synced: as after an unclean election, what the others hold of it is no longer the
+    /// truth.
+    pub unsynced_lost: bool,
     /// Another replica set; `isr` and `leader` are of this one.
     pub replicas: Option<ReplicaSet>,
     /// A new leader epoch even if the leader stays: what it knew of its followers counts no more.
@@ -30,7 +33,7 @@ pub struct ReplicaSet {
 
 impl Next {
     pub fn new(isr: Vec<BrokerId>, leader: Option<BrokerId>) -> Next {
-        Next { isr, leader, lost: Vec::new(), unclean: false, replicas: None, renewed: false }
+        Next { isr, leader, lost: Vec::new(), unclean: false, unsynced_lost: false, replicas: None, renewed: false }
     }
 }
 
@@ -39,10 +42,10 @@ impl Next {
 /// does a replica that leaves the set, since a fetch of its old log, delayed until it is a replica again with an empty one,
 /// must not count. `min_isr` gives the effective minimum of a replica count.
 pub fn settle(old: &Partition, next: Next, min_isr: impl Fn(usize) -> usize) -> Partition {
-    let Next { isr, leader, lost, unclean, replicas, renewed } = next;
+    let Next { isr, leader, lost, unclean, unsynced_lost, replicas, renewed } = next;
     let ReplicaSet { replicas, reassignment } = replicas.unwrap_or_else(|| set_of(old));
     let min_isr = min_isr(counted_replicas(&replicas, reassignment.as_deref()));
-    let next = Next { isr, leader, lost, unclean, replicas: None, renewed };
+    let next = Next { isr, leader, lost, unclean, unsynced_lost, replicas: None, renewed };
     let in_order = |keep: &dyn Fn(BrokerId) -> bool| replicas.iter().copied().filter(|b| keep(*b)).collect();
     let isr: Vec<BrokerId> = in_order(&|b| next.isr.contains(&b));
     assert_eq!(isr.len(), next.isr.len(), "an ISR holds replicas only, each once");
@@ -56,8 +59,15 @@ pub fn settle(old: &Partition, next: Next, min_isr: impl Fn(usize) -> usize) -> 
     let renewed = next.renewed && next.leader.is_some();
     let new_epoch = next.leader != old.leader || next.unclean || someone_left || renewed;
     let leader_epoch = if new_epoch { old.leader_epoch.next() } else { old.leader_epoch };
-    let changed =
-        new_epoch || isr != old.isr || elr != old.elr || replicas != old.replicas || reassignment != old.reassignment;
+    // Nobody appends in an epoch without a leader: whatever was there before is of an older one.
+    assert!(!next.unsynced_lost || next.leader.is_none(), "who has just come back does not lead yet");
+    let unclean_epoch = if next.unclean || next.unsynced_lost { Some(leader_epoch) } else { old.unclean_epoch };
+    let changed = unclean_epoch != old.unclean_epoch
+        || new_epoch
+        || isr != old.isr
+        || elr != old.elr
+        || replicas != old.replicas
+        || reassignment != old.reassignment;
     Partition {
         replicas,
         isr,
@@ -65,7 +75,7 @@ pub fn settle(old: &Partition, next: Next, min_isr: impl Fn(usize) -> usize) -> 
         leader: next.leader,
         leader_epoch,
         partition_epoch: if changed { old.partition_epoch.next() } else { old.partition_epoch },
-        unclean_epoch: if next.unclean { Some(leader_epoch) } else { old.unclean_epoch },
+        unclean_epoch,
         reassignment,
     }
 }
