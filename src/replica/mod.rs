@@ -31,6 +31,7 @@ mod parked;
 pub mod partition;
 mod proposals;
 mod reconcile;
+mod refusals;
 mod role;
 mod synced;
 #[cfg(test)]

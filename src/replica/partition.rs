@@ -208,10 +208,12 @@ impl Partition {
         let hint = state.hint();
         let log = state.log.as_mut().ok_or(PartitionError::NotHosted)?;
         let Role::Leader(leader) = &mut state.role else { return Err(PartitionError::NotLeader(hint)) };
-        if acks == -1 && !leader.has_min_isr() {
-            return Err(PartitionError::NotEnoughReplicas);
-        }
-        let appended = log.append_as_leader(records, leader.epoch(), now_ms)?;
+        let outcome = if acks == -1 && !leader.has_min_isr() {
+            Err(PartitionError::NotEnoughReplicas)
+        } else {
+            log.append_as_leader(records, leader.epoch(), now_ms).map_err(PartitionError::from)
+        };
+        let appended = leader.refusals.judge(records, outcome, now)?;
         let log_start = log.log_start();
         let mut after = Afterwards::default();
         if !appended.duplicate {

@@ -106,6 +106,26 @@ async fn acked_data_is_cut_only_after_an_unclean_election() {
 }
 
 #[tokio::test]
+async fn what_is_in_flight_behind_a_refused_batch_is_not_out_of_sequence() {
+    let [one, two, _three] = three(Durability::PageCache);
+    let sends = |value, sequence| one.partition.append(&batch_of(&[value], (7, 0, sequence)), -1);
+    let waiting = sends("a", 0).unwrap();
+    one.show(&image(1, &[1], 0, 1, None));
+    assert!(matches!(answer(waiting.wait).await, Err(PartitionError::NotEnoughReplicasAfterAppend)));
+    assert!(matches!(sends("b", 1), Err(PartitionError::NotEnoughReplicas)));
+    // The ISR is large enough again before the client heard of that, and what it sent meanwhile arrives.
+    two.catch_up(&one).await;
+    one.show(&image(1, &[1, 2], 0, 2, None));
+    let told = sends("c", 2);
+    assert!(matches!(told, Err(PartitionError::NotEnoughReplicas)), "{told:?}");
+    for (value, sequence) in [("a", 0), ("b", 1), ("c", 2)] {
+        sends(value, sequence).unwrap();
+    }
+    two.catch_up(&one).await;
+    assert_eq!(one.end(), 3);
+}
+
+#[tokio::test]
 async fn too_small_an_isr_refuses_and_grows_again_by_proposal() {
     let [mut one, two, _three] = three(Durability::PageCache);
     let waiting = one.partition.append(&batch(&["a"]), -1).unwrap();
