@@ -457,3 +457,5 @@ async fn a_change_of_voters_left_half_way_is_finished_by_another_controller() {
     assert_eq!(status.half_way, None);
     assert_eq!(status.members.iter().filter(|m| m.voter).count(), 2);
 }
+
+mod slow_disks;

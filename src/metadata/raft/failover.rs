@@ -99,6 +99,7 @@ impl Failover {
         let gives_up = {
             let mut standing = self.standing.lock();
             standing.give_way(&view, now);
+            standing.votes(to, now);
             leased && *candidate > current && standing.gives_up_lease(to, current, now)
         };
         if gives_up {
@@ -114,6 +115,7 @@ impl Failover {
         View {
             leader: if leads { Some(self.me) } else { metrics.current_leader },
             voters: metrics.membership_config.membership().get_joint_config().clone(),
+            flush: self.log.flush_time(clock::now()),
         }
     }
 
@@ -155,7 +157,7 @@ impl Failover {
                 return Ok(());
             }
         };
-        let asked = PreVote { candidate: self.me, last_log_id };
+        let asked = PreVote { candidate: self.me, last_log_id, flush: view.flush };
         let mut answers: FuturesUnordered<_> = view
             .others(self.me)
             .into_iter()
@@ -179,8 +181,12 @@ impl Failover {
                 Some((voter, answer)) => tracing::debug!(%voter, ?answer, "no pre-vote"),
             }
         }
-        if self.standing.lock().yields(clock::now()) {
-            return Ok(());
+        {
+            let (mut standing, now) = (self.standing.lock(), clock::now());
+            if standing.yields(view, now) {
+                return Ok(());
+            }
+            standing.elects(now);
         }
         let outranked = granted.iter().any(|voter| *voter > self.me);
         tracing::info!(after = ?clock::now().saturating_duration_since(began), ?granted, "campaigning");

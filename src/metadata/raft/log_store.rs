@@ -9,6 +9,7 @@
 //! sled's flush does not fsync on Linux, so durable means: batch applied, sled flushed, then fdatasync of `<dir>/db`. No
 //! value exceeds 4 KiB, because sled moves large values into files of their own that nobody would sync.
 
+use super::flush_time::FlushTime;
 use super::folder;
 use super::types::*;
 use openraft::storage::{LogFlushed, RaftLogStorage};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Bytes of an entry in one value; with the length before part 0 a value stays below 4 KiB.
@@ -72,6 +73,7 @@ pub struct LogReader {
     db: sled::Db,
     /// The first index that is not purged. Invariant: entries below it are never read, though some may not be deleted yet.
     first: Arc<AtomicU64>,
+    flushes: Arc<FlushTime>,
 }
 
 type Finish = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -92,7 +94,7 @@ impl LogStore {
         LogStore::open_with(dir, Box::new(File::sync_data))
     }
 
-    pub fn open_with(dir: &Path, sync: SyncFile) -> Result<LogStore, LogStoreError> {
+    pub fn open_with(dir: &Path, mut sync: SyncFile) -> Result<LogStore, LogStoreError> {
         folder::create(dir)?;
         let config =
             sled::Config::new().path(dir).segment_size(SEGMENT_BYTES).cache_capacity(CACHE_BYTES).flush_every_ms(None);
@@ -117,8 +119,10 @@ impl LogStore {
         folder::sync_folder(dir)?;
         let purged: Option<LogId> = meta(&db, "purged index", PURGED)?;
         let first = Arc::new(AtomicU64::new(purged.map_or(0, |id| id.index + 1)));
-        let reader = LogReader { db: db.clone(), first: first.clone() };
+        let flushes = Arc::new(FlushTime::default());
+        let reader = LogReader { db: db.clone(), first: first.clone(), flushes: flushes.clone() };
         let (disk, jobs) = sync_channel(WAITING_MAX);
+        let sync: SyncFile = Box::new(move |file| flushes.measure(|| sync(file)));
         thread::Builder::new().name("raft-log".into()).spawn(move || write_disk(&db, &file, sync, &first, &jobs))?;
         let store = LogStore { reader, disk };
         store.send(Job::Purge)?;
@@ -150,6 +154,11 @@ impl LogStore {
 }
 
 impl LogReader {
+    /// How long a flush takes of late.
+    pub fn flush_time(&self, now: Instant) -> Duration {
+        self.flushes.now(now)
+    }
+
     /// Where the log ends, whether that entry is still kept or not.
     pub fn last_log_id(&self) -> Result<Option<LogId>, LogStoreError> {
         let purged: Option<LogId> = meta(&self.db, "purged index", PURGED)?;
