@@ -168,6 +168,7 @@ struct Core {
     leadership: watch::Sender<Leadership>,
     cluster: Arc<ClusterIdentity>,
     contacts: Arc<Contacts>,
+    failover: Failover,
     stopping: AtomicBool,
 }
 
@@ -199,9 +200,9 @@ impl Quorum {
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let failover = Failover::start(raft.clone(), config.me, transport, reader);
-        let service = RaftService::new(raft.clone(), failover, config.me, cluster.clone());
+        let service = RaftService::new(raft.clone(), failover.clone(), config.me, cluster.clone());
         let (leadership, stopping) = (watch::Sender::new(Leadership::default()), AtomicBool::new(false));
-        let core = Arc::new(Core { raft, me: config.me, publisher, leadership, cluster, contacts, stopping });
+        let core = Arc::new(Core { raft, me: config.me, publisher, leadership, cluster, contacts, failover, stopping });
         tokio::spawn(follow_leadership(core.clone()));
         Ok((Quorum { core }, service))
     }
@@ -325,6 +326,11 @@ impl Quorum {
             applied,
             snapshot: RaftIndex(metrics.snapshot.map_or(0, |id| id.index)),
         }
+    }
+
+    /// This node voted, and the group went on without it: it stands for no election and is sent nothing.
+    pub fn is_removed(&self) -> bool {
+        self.core.failover.is_removed()
     }
 
     /// On the leader: how long ago a majority last answered it. `None` elsewhere, and before the first answer. A leader

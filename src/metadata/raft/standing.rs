@@ -54,6 +54,8 @@ pub struct PreVote {
     pub last_log_id: Option<LogId>,
     /// How long the candidate's disk takes for a flush.
     pub flush: Duration,
+    /// The entry that made the candidate a voter, as far as it knows.
+    pub members_at: Option<LogId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,16 +67,23 @@ pub enum PreVoteAnswer {
     LongerLog,
     /// The voter campaigns itself, or let another one, or still writes what an election asks of it.
     Busy,
+    /// A committed change of the members, newer than what the candidate knows, left it without a vote.
+    NotAVoter,
 }
 
 /// The Raft core's state that decisions read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct View {
     pub leader: Option<RaftNodeId>,
     /// The voter sets of which each needs a majority: one, or two while the members change.
     pub voters: Vec<BTreeSet<RaftNodeId>>,
     /// How long a flush of the Raft log takes here, of late.
     pub flush: Duration,
+    /// This node follows or leads the group by its newest list of members.
+    pub is_member: bool,
+    /// The entry with that list, and whether it is committed.
+    pub members_at: Option<LogId>,
+    pub members_committed: bool,
 }
 
 impl View {
@@ -127,6 +136,10 @@ pub struct Standing {
     /// Campaigns since a leader was heard.
     campaigns: u32,
     looked: Instant,
+    /// It had a vote since it was started.
+    voted: bool,
+    /// The list of members that counts this node as a voter, and of which another voter knows that it is past.
+    past: Option<LogId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -151,6 +164,8 @@ impl Standing {
             asking: false,
             campaigns: 0,
             looked: now,
+            voted: false,
+            past: None,
         }
     }
 
@@ -194,7 +209,9 @@ impl Standing {
         if stalled {
             self.heard = now;
         }
-        if !view.is_voter(self.me) || view.leader == Some(self.me) {
+        let votes = view.is_voter(self.me);
+        self.voted |= votes;
+        if !votes || view.leader == Some(self.me) || self.is_removed(view) {
             return None;
         }
         let place = view.place(self.me);
@@ -208,6 +225,18 @@ impl Standing {
         };
         let flushes = if self.election.is_some() { self.election_flushes(view) } else { Duration::ZERO };
         Some(at.max(self.not_before + flushes))
+    }
+
+    /// Another voter knows of a newer list of members, without this one.
+    pub fn told_removed(&mut self, asked: &PreVote) {
+        self.past = asked.members_at;
+    }
+
+    /// This node voted and is no member any more: nobody sends it the log, so its own list of members may be past. It is
+    /// taken in again when it joins.
+    pub fn is_removed(&self, view: &View) -> bool {
+        let left = self.voted && view.members_at.is_some() && !view.is_member;
+        left || (self.past.is_some() && self.past == view.members_at)
     }
 
     /// A campaign begins: the next try waits for what comes of it.
@@ -237,6 +266,9 @@ impl Standing {
         dialed: Option<RaftNodeId>,
         now: Instant,
     ) -> Opinion {
+        if view.members_committed && view.members_at > asked.members_at && !view.is_voter(asked.candidate) {
+            return Opinion::Answer(PreVoteAnswer::NotAVoter);
+        }
         let missing = match view.leader {
             Some(leader) if leader == self.me => false,
             Some(leader) if leader == asked.candidate || self.is_gone(leader).is_some() => true,

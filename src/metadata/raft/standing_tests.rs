@@ -22,7 +22,7 @@ impl Story {
     /// Voter `me` of `count`, following `leader`, which it heard at 0.
     fn of(me: u64, count: u64, leader: Option<u64>) -> Story {
         let start = clock::now();
-        let view = View { leader: leader.map(id), voters: vec![(1..=count).map(id).collect()], flush: Duration::ZERO };
+        let view = View { leader: leader.map(id), voters: vec![(1..=count).map(id).collect()], ..View::default() };
         Story { start, me, view, standing: Standing::new(id(me), start) }
     }
 
@@ -46,7 +46,8 @@ impl Story {
 
     fn asked_by(&mut self, candidate: u64, its: Option<LogId>, mine: Option<LogId>, ms: u64) -> Opinion {
         assert_ne!(candidate, self.me);
-        let asked = PreVote { candidate: id(candidate), last_log_id: its, flush: self.view.flush };
+        let asked =
+            PreVote { candidate: id(candidate), last_log_id: its, flush: self.view.flush, members_at: log(1, 1) };
         self.standing.opinion(&self.view, &asked, mine, None, self.at(ms))
     }
 }
@@ -91,7 +92,7 @@ fn the_leader_and_those_without_a_vote_never_campaign() {
 fn a_candidate_is_refused_while_the_leader_is_heard() {
     let mut story = Story::of(2, 3, Some(1));
     assert_eq!(story.asked_by(3, log(1, 9), log(1, 9), 200), Opinion::Dial(id(1)));
-    let asked = PreVote { candidate: id(3), last_log_id: log(1, 9), flush: Duration::ZERO };
+    let asked = PreVote { candidate: id(3), last_log_id: log(1, 9), flush: Duration::ZERO, members_at: log(1, 1) };
     let lives = story.standing.opinion(&story.view, &asked, log(1, 9), Some(id(1)), story.at(210));
     assert_eq!(lives, Opinion::Answer(PreVoteAnswer::LeaderLives));
     let now = story.at(211);
@@ -199,7 +200,7 @@ fn a_slow_disks_election_is_not_run_over() {
     // The voter's disk is fast, the candidate's is not.
     let mut voter = Story::of(1, 3, Some(3));
     voter.standing.found_gone(id(3), voter.at(10));
-    let asked = PreVote { candidate: id(2), last_log_id: log(1, 9), flush };
+    let asked = PreVote { candidate: id(2), last_log_id: log(1, 9), flush, members_at: log(1, 1) };
     assert_eq!(voter.standing.opinion(&voter.view, &asked, log(1, 9), None, voter.at(11)), GRANTED);
     voter.standing.give_way(&voter.view, voter.at(160));
     voter.standing.votes(id(2), voter.at(160));
@@ -232,12 +233,41 @@ fn without_a_leader_there_is_a_retry_and_a_new_leader_ends_it() {
 
 #[test]
 fn while_the_members_change_both_majorities_are_needed() {
-    let view = View {
-        leader: None,
-        voters: vec![(1..=3).map(id).collect(), (3..=5).map(id).collect()],
-        flush: Duration::ZERO,
-    };
+    let view =
+        View { leader: None, voters: vec![(1..=3).map(id).collect(), (3..=5).map(id).collect()], ..View::default() };
     let quorum = |nodes: &[u64]| view.is_quorum(&nodes.iter().copied().map(id).collect());
     assert!(!quorum(&[1, 2, 3]) && !quorum(&[3, 4, 5]) && quorum(&[2, 3, 4]));
-    assert!(!View { leader: None, voters: Vec::new(), flush: Duration::ZERO }.is_quorum(&BTreeSet::from([id(1)])));
+    assert!(!View::default().is_quorum(&BTreeSet::from([id(1)])));
+}
+
+#[test]
+fn a_removed_voter_stops_campaigning_once_it_is_told() {
+    let mut voter = Story::of(1, 2, Some(2));
+    (voter.view.members_at, voter.view.members_committed) = (log(1, 5), false);
+    assert_ne!(voter.asked_by(3, log(1, 9), log(1, 9), 600), Opinion::Answer(PreVoteAnswer::NotAVoter), "not yet sure");
+    voter.view.members_committed = true;
+    assert_eq!(voter.asked_by(3, log(1, 9), log(1, 9), 600), Opinion::Answer(PreVoteAnswer::NotAVoter));
+    voter.view.members_at = log(1, 1);
+    assert_ne!(
+        voter.asked_by(3, log(1, 9), log(1, 9), 600),
+        Opinion::Answer(PreVoteAnswer::NotAVoter),
+        "no newer list"
+    );
+
+    let mut removed = Story::of(3, 3, None);
+    (removed.view.members_at, removed.view.is_member) = (log(1, 1), true);
+    assert!(removed.due(100).is_some());
+    let asked = PreVote { candidate: id(3), last_log_id: None, flush: Duration::ZERO, members_at: log(1, 1) };
+    removed.standing.told_removed(&asked);
+    assert!(removed.due(200).is_none() && removed.standing.is_removed(&removed.view));
+    // Taken in again: the log that it is sent has a newer list.
+    removed.view.members_at = log(1, 7);
+    assert!(removed.due(300).is_some() && !removed.standing.is_removed(&removed.view));
+
+    // One that was sent the list without it needs nobody to tell.
+    (removed.view.voters, removed.view.is_member) = (vec![[id(1), id(2)].into()], false);
+    assert!(removed.due(400).is_none() && removed.standing.is_removed(&removed.view));
+    let mut joining = Story::of(4, 3, None);
+    joining.view.members_at = log(1, 1);
+    assert!(joining.due(100).is_none() && !joining.standing.is_removed(&joining.view), "it never voted");
 }
