@@ -408,6 +408,14 @@ impl Partition {
             },
         }
     }
+
+    /// Bytes of this log from `end` on, about: what a replica that ends there has left to fetch. `None` while the log
+    /// cannot tell.
+    pub fn bytes_from(&self, end: Offset) -> Option<u64> {
+        let reader = self.state.lock().log.as_ref().map(PartitionLog::reader)?;
+        reader.bytes_from(end).ok()
+    }
+
     pub fn leader_hint(&self) -> LeaderHint {
         self.state.lock().hint()
     }
