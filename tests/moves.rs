@@ -7,6 +7,7 @@ mod support;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -167,16 +168,95 @@ fn replicas_move_under_load_with_the_target_killed_and_then_a_broker_is_removed(
     cluster.start_node(4);
     wait_for("it is back", SOON, || (broker(&cluster, 4)?["liveness"] == "alive").then_some(()));
     let (admin, mut removing) = (cluster.admin(1), Command::new(HIGHWATER));
-    removing.args(["broker", "remove", "3", "--admin", &admin]).stdin(Stdio::null()).stdout(Stdio::null());
+    removing
+        .args(["broker", "remove", "3", "--admin", &admin])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut removing = Served(removing.spawn().expect("the command starts"));
     wait_for("broker 3 holds nothing", SOON, || (broker(&cluster, 3)?["replicas"] == 0).then_some(()));
     assert_eq!(broker(&cluster, 3).expect("alive, and still known")["liveness"], "alive");
     cluster.kill(3);
     wait_for("it is forgotten", SOON, || broker(&cluster, 3).is_none().then_some(()));
     assert!(removing.0.wait().expect("it ends").success());
+    let mut said = String::new();
+    removing.0.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+    assert!(said.contains("its process still runs: stop it now"), "{said}");
     load.wait_acked(500, SOON);
     wait_in_sync(&cluster, "t");
 
+    load.finish();
+    assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", PARTITIONS));
+    assert_eq!(read_all(&cluster.bootstrap(), "big", PARTITIONS).len(), usize::try_from(BIG).unwrap());
+}
+
+fn replica_sets(cluster: &Cluster, topics: &[&str]) -> Vec<Vec<i64>> {
+    let of = |topic: &&str| partitions(cluster, topic).expect("described").into_iter().map(|(replicas, ..)| replicas);
+    topics.iter().flat_map(of).collect()
+}
+
+#[test]
+fn what_is_cancelled_goes_back_and_what_is_forced_is_made_good_while_a_producer_writes() {
+    let cluster = Cluster::start("cancel", 4, &["follower.replication.throttled.rate=1000000"]);
+    let topics = ["t", "big"];
+    for topic in topics {
+        cluster.create_topic(topic, PARTITIONS, 3, &[]);
+        cluster.cli(1, &["topic", "reassign", topic, "--replicas", "1,2,3"]).assert_ok("all on the first three");
+        wait_in_sync(&cluster, topic);
+    }
+    fill(&cluster, "big");
+    let mut load = Load::start(&cluster.bootstrap(), "t", PARTITIONS);
+    load.wait_acked(1_000, SOON);
+    let before = replica_sets(&cluster, &topics);
+    // Nothing is an added replica any more, so nothing is throttled.
+    let is_as_before = || {
+        wait_for("nothing moves", SOON, || {
+            let still = |id| broker(&cluster, id).is_some_and(|b| b["arriving"] == 0 && b["leaving"] == 0);
+            ((1..=4).all(still) && moving(&cluster, "t")? + moving(&cluster, "big")? == 0).then_some(())
+        });
+        assert_eq!(replica_sets(&cluster, &topics), before);
+        topics.iter().for_each(|topic| wait_in_sync(&cluster, topic));
+    };
+
+    // A move of 20 MB at 1 MB a second.
+    cluster.cli(1, &["topic", "reassign", "big", "--replicas", "4,1,2", "--no-wait"]).assert_ok("reassign");
+    assert_eq!(moving(&cluster, "big"), Some(4));
+    load.wait_acked(300, SOON);
+    cluster.cli(1, &["topic", "reassign", "big", "--cancel"]).assert_ok("cancel");
+    is_as_before();
+
+    let (admin, mut removing) = (cluster.admin(1), Command::new(HIGHWATER));
+    removing.args(["broker", "remove", "3", "--admin", &admin]).stdin(Stdio::null()).stdout(Stdio::null());
+    let watching = Served(removing.spawn().expect("the command starts"));
+    wait_for("broker 3 is on its way out", SOON, || {
+        let leaving = broker(&cluster, 3)?["leaving"].as_i64()?;
+        (leaving > 0 && moving(&cluster, "big")? > 0).then_some(())
+    });
+    load.wait_acked(300, SOON);
+    drop(watching);
+    let cancelled = cluster.cli(1, &["broker", "remove", "3", "--cancel"]);
+    assert!(cancelled.assert_ok("cancel").stdout().contains("cancelled"), "{}", cancelled.stdout());
+    // What was moved before the cancellation is moved: the small topic's replicas may have been quick enough.
+    for (replicas, was) in replica_sets(&cluster, &["big"]).iter().zip(&before[PARTITIONS as usize..]) {
+        assert_eq!(replicas, was);
+    }
+    assert_eq!(broker(&cluster, 3).expect("listed")["draining"], false);
+    cluster.cli(1, &["topic", "reassign", "t", "--replicas", "1,2,3"]).assert_ok("all where it was");
+    is_as_before();
+    load.wait_acked(300, SOON);
+
+    // Dead, and forgotten before its copies are made good.
+    cluster.kill(3);
+    wait_for("it is fenced", SOON, || (broker(&cluster, 3)?["liveness"] == "fenced").then_some(()));
+    cluster.cli(1, &["broker", "remove", "3", "--force"]).assert_ok("remove --force");
+    assert!(broker(&cluster, 3).is_none(), "forgotten");
+    assert!(moving(&cluster, "big").expect("listed") > 0, "20 MB are not copied in a moment");
+    load.wait_acked(300, SOON);
+    wait_for("the copies are made good", SOON, || {
+        (moving(&cluster, "big")? + moving(&cluster, "t")? == 0).then_some(())
+    });
+    topics.iter().for_each(|topic| wait_in_sync(&cluster, topic));
+    assert!(replica_sets(&cluster, &topics).iter().all(|replicas| replicas.len() == 3 && !replicas.contains(&3)));
     load.finish();
     assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", PARTITIONS));
     assert_eq!(read_all(&cluster.bootstrap(), "big", PARTITIONS).len(), usize::try_from(BIG).unwrap());

@@ -124,3 +124,48 @@ fn a_lost_data_folder_is_replaced_by_the_printed_command_and_refilled() {
     load.finish();
     assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", 6));
 }
+
+#[test]
+fn a_wiped_broker_without_a_vote_comes_back_as_a_new_folder_and_is_refilled() {
+    let cluster = Cluster::start("wiped", 4, &[]);
+    cluster.create_topic("t", 4, 3, &[]);
+    cluster.cli(1, &["topic", "reassign", "t", "--replicas", "4,1,2"]).assert_ok("node 4 has a copy of all");
+    let mut load = Load::start(&cluster.bootstrap(), "t", 4);
+    load.wait_acked(1_000, SOON);
+    let learner = |told: &Value| {
+        let members = told["members"].as_array()?;
+        let mut fours = members.iter().filter(|m| m["node"] == 4);
+        let found = fours.next()?.clone();
+        (members.len() == 4 && fours.next().is_none() && found["voter"] == false).then_some(found)
+    };
+    let old = learner(&describe(&cluster, 1).expect("described")).expect("node 4 only learns");
+    cluster.kill(4);
+    std::fs::remove_dir_all(cluster.node_dir(4).join("data")).expect("node 4's data is wiped");
+    cluster.start_node(4);
+    let new = wait_for("the new folder follows, and the old one is forgotten", SOON, || {
+        let found = learner(&describe(&cluster, 1)?)?;
+        (found["directory_id"] != old["directory_id"] && found["lag"] == 0).then_some(found)
+    });
+    assert_eq!(ids(&describe(&cluster, 1).expect("described")), [1, 2, 3], "{new}");
+    wait_for("node 4 says that it is refilled", SOON, || {
+        cluster.log(4).contains("every replica of this node is in sync again").then_some(())
+    });
+    let log = cluster.log(4);
+    assert!(log.contains("are fetched again from their leaders"), "it says what was lost");
+    assert!(!log.contains("voted with another one") && !log.contains("votes now"), "it had no vote");
+    wait_for("it is in every ISR, and leads again where it is preferred", SOON, || {
+        let told: Value =
+            serde_json::from_str(&cluster.cli(1, &["topic", "describe", "t", "-o", "json"]).stdout()).ok()?;
+        let rows = told["partitions"].as_array()?;
+        let whole = |row: &Value| {
+            row["isr"].as_array().is_some_and(|isr| isr.len() == 3) && row["leader"] == row["replicas"][0]
+        };
+        (rows.len() == 4 && rows.iter().all(whole)).then_some(())
+    });
+    // What it was refilled with must stand alone: the others' copies go, one after the other.
+    load.wait_acked(200, SOON);
+    cluster.kill(1);
+    load.wait_acked(200, SOON);
+    load.finish();
+    assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", 4));
+}

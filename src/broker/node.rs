@@ -230,7 +230,10 @@ impl Running {
             if self.logs_folder.as_ref().is_some_and(LogFolder::is_offline) {
                 return Err(BrokerError::DiskFailed { path: self.folder.path().to_path_buf() });
             }
-            if !self.config.is_broker || is_unfenced(&quorum.image(), self.config.node_id, *self.epoch.borrow()) {
+            if quorum.is_removed() && !self.config.is_broker {
+                self.health.starting("removed from the quorum: stop this controller, or start it again to join anew");
+            } else if !self.config.is_broker || is_unfenced(&quorum.image(), self.config.node_id, *self.epoch.borrow())
+            {
                 self.health.ready();
             } else {
                 self.health

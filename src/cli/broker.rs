@@ -40,8 +40,10 @@ enum Command {
     Undrain { broker: i32 },
     /// Move every replica off a broker, alive or dead, then forget it
     ///
-    /// Ctrl-C ends the watching, not the moving: the same command goes on with it, and --cancel undoes it. A live broker
-    /// is forgotten once its process has been stopped.
+    /// Ctrl-C ends the watching, not the moving: the same command goes on with it, and --cancel undoes it.
+    ///
+    /// A live broker is forgotten only once its process is stopped: when nothing is left on it, the command says so and
+    /// waits. Stop the process then (a process that goes on running would register again).
     Remove {
         broker: i32,
         /// Forget a dead broker at once; copies elsewhere are made good afterwards
@@ -120,6 +122,15 @@ async fn set_draining(brokers: &mut BrokersClient, broker: i32, draining: bool, 
     }
 }
 
+/// What a person is to do once a live broker is empty.
+fn stop_it(broker: i32) -> String {
+    format!(
+        "broker {broker} holds nothing any more, and its process still runs: stop it now, this command waits for that and \
+         then forgets the broker (after Ctrl-C, `highwater broker remove {broker}` goes on; \
+         `highwater broker remove {broker} --cancel` lets it serve again)"
+    )
+}
+
 async fn reassignments(client: &mut ReassignmentsClient, broker: i32) -> anyhow::Result<Vec<Reassignment>> {
     let request = ListReassignmentsRequest { topic: None, broker: Some(broker) };
     Ok(client.list(request).await.map_err(|status| reach::refused(&status))?.into_inner().reassignments)
@@ -172,7 +183,7 @@ async fn remove(
                 break;
             }
             if !std::mem::replace(&mut told_to_stop, true) {
-                eprintln!("broker {broker} holds nothing any more: stop its process, and it is forgotten");
+                eprintln!("{}", stop_it(broker));
             }
             continue;
         }

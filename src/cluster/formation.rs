@@ -26,6 +26,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(3);
 /// A join forwarded from one node to the next is followed this often.
 const REDIRECTS_MAX: usize = 4;
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// A node that was taken in without hearing so asks this often what its id had before.
+const ASKED_AGAIN_MAX: u32 = 10;
 /// Between two tries to tell where this node is reached.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(500);
 
@@ -119,11 +121,23 @@ pub async fn form(node: &Node, config: &NodeConfig) -> Result<(ClusterId, LostFo
     let addresses: BTreeMap<BrokerId, String> = config.controllers.iter().cloned().collect();
     let mut report = Report::default();
     let mut lost = LostFolder::default();
+    let mut ask_again = AskAgain::default();
     loop {
         let initialized = node.quorum.is_initialized().await.map_err(|e| FormationError::Quorum(e.to_string()))?;
         if initialized {
             let cluster = node.quorum.image().cluster_id;
             if cluster != ClusterId::default() {
+                if ask_again.is_due() {
+                    let via = node.leader().map(|(_, address)| address).into_iter().chain(addresses.values().cloned());
+                    match join(node, config, via.collect()).await {
+                        Ok(found) => return Ok((cluster, found)),
+                        Err(why) => {
+                            report.say(&format!("the controller does not tell what this node had before: {why}"))
+                        }
+                    }
+                    tokio::time::sleep(Duration::from_millis(random::between(LOOK_EVERY_MS))).await;
+                    continue;
+                }
                 return Ok((cluster, lost));
             }
             report.say("waiting for the cluster's metadata");
@@ -137,9 +151,13 @@ pub async fn form(node: &Node, config: &NodeConfig) -> Result<(ClusterId, LostFo
                     match join(node, config, via).await {
                         Ok(found) => {
                             lost = found;
+                            ask_again = AskAgain::default();
                             report.say("joined; waiting for the cluster's metadata");
                         }
-                        Err(why) => report.say(&format!("cannot join yet: {why}")),
+                        Err(why) => {
+                            ask_again = AskAgain { left: ASKED_AGAIN_MAX };
+                            report.say(&format!("cannot join yet: {why}"));
+                        }
                     }
                 }
                 Decision::Initialize(voters) => {
@@ -157,6 +175,21 @@ pub async fn form(node: &Node, config: &NodeConfig) -> Result<(ClusterId, LostFo
             }
         }
         tokio::time::sleep(Duration::from_millis(random::between(LOOK_EVERY_MS))).await;
+    }
+}
+
+/// A join whose answer was lost may have been one all the same: the log arrives, and nobody said what the node's id had
+/// with another folder. Joining twice is joining once.
+#[derive(Default)]
+struct AskAgain {
+    left: u32,
+}
+
+impl AskAgain {
+    fn is_due(&mut self) -> bool {
+        let due = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        due
     }
 }
 

@@ -3,7 +3,7 @@
 use super::node::{Node, parse_uuid};
 use super::peers::Pool;
 use super::proto;
-use crate::controller::replica_states::{ReplicaState, ReplicaStates, StatesFuture};
+use crate::controller::replica_states::{FollowerProgress, ReplicaState, ReplicaStates, StatesFuture};
 use crate::ids::*;
 use crate::replica::hosted::Hosted;
 use std::sync::{Arc, OnceLock};
@@ -32,7 +32,13 @@ impl LocalReplicas {
     fn states(&self, partitions: &[TopicPartition]) -> Vec<ReplicaState> {
         let Some(hosted) = self.hosted.get() else { return Vec::new() };
         let state = |id: &TopicPartition| {
-            let status = hosted.get(*id)?.status();
+            let partition = hosted.get(*id)?;
+            let status = partition.status();
+            let follower = |(broker, end): (BrokerId, Option<Offset>)| FollowerProgress {
+                broker,
+                end,
+                lag_bytes: end.and_then(|end| partition.bytes_from(end)),
+            };
             Some(ReplicaState {
                 partition: *id,
                 is_leader: status.is_leader,
@@ -43,7 +49,7 @@ impl LocalReplicas {
                 durable_end: status.durable_end,
                 high_watermark: status.high_watermark,
                 size_bytes: status.size_bytes,
-                followers: status.followers,
+                followers: status.followers.into_iter().map(follower).collect(),
             })
         };
         partitions.iter().filter_map(state).collect()
@@ -87,7 +93,11 @@ fn told(state: &ReplicaState) -> proto::PartitionState {
         followers: state
             .followers
             .iter()
-            .map(|(broker, end)| proto::FollowerState { broker: broker.0, end: end.map(|end| end.0) })
+            .map(|follower| proto::FollowerState {
+                broker: follower.broker.0,
+                end: follower.end.map(|end| end.0),
+                lag_bytes: follower.lag_bytes,
+            })
             .collect(),
     }
 }
@@ -104,7 +114,11 @@ fn heard(state: proto::PartitionState) -> Result<ReplicaState, Status> {
         durable_end: Offset(state.durable_end),
         high_watermark: Offset(state.high_watermark),
         size_bytes: u64::try_from(state.size_bytes).unwrap_or(0),
-        followers: state.followers.into_iter().map(|f| (BrokerId(f.broker), f.end.map(Offset))).collect(),
+        followers: state
+            .followers
+            .into_iter()
+            .map(|f| FollowerProgress { broker: BrokerId(f.broker), end: f.end.map(Offset), lag_bytes: f.lag_bytes })
+            .collect(),
     })
 }
 
@@ -183,7 +197,10 @@ mod tests {
             durable_end: Offset(8),
             high_watermark: Offset(7),
             size_bytes: 4096,
-            followers: vec![(BrokerId(2), Some(Offset(6))), (BrokerId(4), None)],
+            followers: vec![
+                FollowerProgress { broker: BrokerId(2), end: Some(Offset(6)), lag_bytes: Some(300) },
+                FollowerProgress { broker: BrokerId(4), end: None, lag_bytes: None },
+            ],
         };
         assert_eq!(heard(told(&state)).unwrap(), state);
         assert!(heard(proto::PartitionState::default()).is_err());

@@ -120,8 +120,8 @@ const DEFINITIONS: &[Definition] = &[
         "9223372036854775807",
         1,
         i64::MAX,
-        "Bytes a second that one follower fetches from this broker for replicas that a move adds until they are in sync; \
-         kept by the follower.",
+        "Bytes a second that this broker sends, in all, to replicas that a move adds until they are in sync (Kafka: only \
+         to listed replicas).",
     ),
     Definition {
         name: "log.cleanup.policy",

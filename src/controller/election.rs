@@ -91,9 +91,9 @@ fn wish(image: &Image, partition: &Partition) -> Option<(BrokerId, ElectionReaso
     (*preferred != leader && may_lead(preferred)).then_some((*preferred, ElectionReason::Preferred))
 }
 
-/// Rule 16: an in-sync replica may still be this many records behind; a leader with more to fetch first would make its
-/// producers wait for that.
-pub const LAG_RECORDS_MAX: i64 = 10_000;
+/// Rule 16: an in-sync replica may still be this many bytes behind; a leader with more to fetch first would make its
+/// producers wait for that. A flush's worth of a busy partition, and fetched in a tenth of a second.
+pub const LAG_BYTES_MAX: u64 = 8 << 20;
 
 /// Has the preferred replica little enough left to fetch, by what the leader told? A leader that does not tell, or of
 /// another epoch, says no.
@@ -102,9 +102,8 @@ pub fn is_caught_up(image: &Image, election: &Election, leaders: &[ReplicaState]
     let Some(state) = leaders.iter().find(|state| state.partition == election.partition && state.is_leader) else {
         return false;
     };
-    let end = state.followers.iter().find(|(broker, _)| *broker == election.leader).and_then(|(_, end)| *end);
-    state.leader_epoch == partition.leader_epoch
-        && end.is_some_and(|end| state.log_end.0.saturating_sub(end.0) <= LAG_RECORDS_MAX)
+    let lag = state.followers.iter().find(|follower| follower.broker == election.leader).and_then(|f| f.lag_bytes);
+    state.leader_epoch == partition.leader_epoch && lag.is_some_and(|bytes| bytes <= LAG_BYTES_MAX)
 }
 
 /// What an operator's wish for one partition comes to: an election, or why not.
@@ -135,6 +134,7 @@ mod stories;
 
 #[cfg(test)]
 mod tests {
+    use super::super::replica_states::FollowerProgress;
     use super::super::testing::{edit, image_with, topic};
     use super::*;
 
@@ -177,7 +177,7 @@ mod tests {
         let id = TopicPartition::new(topic(&mut image, "t", 1, &[&[1, 2]]), 0);
         edit(&mut image, id, |p| p.leader = Some(BrokerId(2)));
         let election = asked(&image, id).unwrap();
-        let told = |epoch, end| ReplicaState {
+        let told = |epoch, lag_bytes| ReplicaState {
             partition: id,
             is_leader: true,
             leader_epoch: LeaderEpoch(epoch),
@@ -187,12 +187,12 @@ mod tests {
             durable_end: Offset(50_000),
             high_watermark: Offset(40_000),
             size_bytes: 0,
-            followers: vec![(BrokerId(1), end)],
+            followers: vec![FollowerProgress { broker: BrokerId(1), end: Some(Offset(40_000)), lag_bytes }],
         };
-        assert!(is_caught_up(&image, &election, &[told(1, Some(Offset(40_000)))]));
-        assert!(!is_caught_up(&image, &election, &[told(1, Some(Offset(39_999)))]));
+        assert!(is_caught_up(&image, &election, &[told(1, Some(LAG_BYTES_MAX))]), "however many records that are");
+        assert!(!is_caught_up(&image, &election, &[told(1, Some(LAG_BYTES_MAX + 1))]));
         assert!(!is_caught_up(&image, &election, &[told(1, None)]), "not heard of in this epoch");
-        assert!(!is_caught_up(&image, &election, &[told(0, Some(Offset(50_000)))]), "an old leader's word");
+        assert!(!is_caught_up(&image, &election, &[told(0, Some(0))]), "an old leader's word");
         assert!(!is_caught_up(&image, &election, &[]));
     }
 

@@ -1,6 +1,7 @@
 //! Stories of leaders handed back and handed over, over the real `apply` (REPLICATION rules 16 and 17). Each line of a
 //! log is "milliseconds what happened"; a tick comes every 100 ms.
 
+use super::super::replica_states::FollowerProgress;
 use super::super::testing::{image_with, topic};
 use super::*;
 use crate::metadata::command::{Answer, Command, FenceReason, IsrProposal};
@@ -13,8 +14,8 @@ struct Story {
     elections: PreferredElections,
     start: Instant,
     now: u64,
-    /// How many records a preferred replica has still to fetch, as leaders tell.
-    behind: BTreeMap<i32, i64>,
+    /// How many bytes a preferred replica has still to fetch, as leaders tell.
+    behind: BTreeMap<i32, u64>,
     log: Vec<String>,
 }
 
@@ -101,7 +102,9 @@ impl Story {
     /// What the leader of an election's partition tells of its followers.
     fn told(&self, election: &Election) -> ReplicaState {
         let partition = self.image.partition(election.partition).unwrap();
-        let end = Offset(1_000_000 - self.behind.get(&election.partition.partition).copied().unwrap_or(0));
+        // Few records, however many bytes.
+        let end = Offset(999_999);
+        let lag_bytes = Some(self.behind.get(&election.partition.partition).copied().unwrap_or(0));
         ReplicaState {
             partition: election.partition,
             is_leader: true,
@@ -112,7 +115,7 @@ impl Story {
             durable_end: Offset(1_000_000),
             high_watermark: end,
             size_bytes: 0,
-            followers: vec![(election.leader, Some(end))],
+            followers: vec![FollowerProgress { broker: election.leader, end: Some(end), lag_bytes }],
         }
     }
 
@@ -167,10 +170,10 @@ fn leadership_waits_for_a_replica_that_is_far_behind() {
     story.unfence(1);
     story.joins(1, 0);
     story.log.clear();
-    story.behind.insert(0, LAG_RECORDS_MAX + 1);
+    story.behind.insert(0, LAG_BYTES_MAX + 1);
     story.run(12_000);
     story.expect(&[]); // looked at after 5 s, and after 10
-    story.behind.insert(0, LAG_RECORDS_MAX);
+    story.behind.insert(0, LAG_BYTES_MAX);
     story.run(20_000);
     story.expect(&["15000 broker 1 leads (Preferred): 1"]);
 }

@@ -17,8 +17,18 @@ pub struct ReplicaState {
     pub durable_end: Offset,
     pub high_watermark: Offset,
     pub size_bytes: u64,
-    /// Of a leader: what each other replica holds; `None` before its first agreeing fetch in this leader epoch.
-    pub followers: Vec<(BrokerId, Option<Offset>)>,
+    /// Of a leader: what each other replica holds.
+    pub followers: Vec<FollowerProgress>,
+}
+
+/// A follower as its leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerProgress {
+    pub broker: BrokerId,
+    /// `None` before its first agreeing fetch in this leader epoch.
+    pub end: Option<Offset>,
+    /// About how many bytes of the leader's log lie beyond `end`; `None` where that is not known.
+    pub lag_bytes: Option<u64>,
 }
 
 /// The states of those that are open there; or why there is no answer.

@@ -95,6 +95,22 @@ impl LogReader {
         self.undisturbed(|view, log_end| find_newest(view, upper.min(log_end)))
     }
 
+    /// Bytes of batches from `from` to the log's end: by what the index knows, so too many by a few KiB at most, and
+    /// never too few. A log that begins later counts whole.
+    pub fn bytes_from(&self, from: Offset) -> Result<u64, ReadError> {
+        self.undisturbed(|view, log_end| {
+            if from >= log_end {
+                return Ok(0);
+            }
+            let mut bytes = 0;
+            for segment in segments_from(view, from) {
+                let before = if segment.base < from { segment.position_before(from)? } else { 0 };
+                bytes += segment.size().saturating_sub(before);
+            }
+            Ok(bytes)
+        })
+    }
+
     /// Log start and log end as published now.
     pub fn range(&self) -> (Offset, Offset) {
         let end = Offset(self.published.log_end.load(Ordering::Acquire));

@@ -153,6 +153,12 @@ impl Segment {
         })
     }
 
+    /// Where the batch that holds `offset` begins, or a little before it: the index knows one batch in every few KiB, and
+    /// no batch is read.
+    pub fn position_before(&self, offset: Offset) -> io::Result<u64> {
+        Ok(u64::from(self.offsets.lookup(self.relative(offset))?).min(self.size()))
+    }
+
     /// The first batch that ends at or after `offset`; `None` if all end before it.
     pub fn locate(&self, offset: Offset) -> Result<Option<Step>, ReadError> {
         let size = self.size();

@@ -29,8 +29,11 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::timeout as within;
 
 const HEARTBEAT_MS: u64 = 50;
-const VOTE_MS: u64 = 1_000;
-const LEASE_MS: u64 = 1_500;
+/// A voter that gives its leader up and then votes flushes twice, each of a second at most (`raft/flush_time.rs`), before it
+/// answers. Openraft asks once: an answer that comes later than this is lost, and with it the election.
+const VOTE_MS: u64 = 4_000;
+/// No voter waits for it: who lets another campaign gives its lease up.
+const LEASE_MS: u64 = 5_000;
 /// Entries between snapshots, and kept after one for followers that are a little behind.
 const SNAPSHOT_ENTRIES: u64 = 10_000;
 const KEPT_ENTRIES: u64 = 1_000;
@@ -175,6 +178,7 @@ struct Core {
     leadership: watch::Sender<Leadership>,
     cluster: Arc<ClusterIdentity>,
     contacts: Arc<Contacts>,
+    failover: Failover,
     stopping: AtomicBool,
 }
 
@@ -212,9 +216,9 @@ impl Quorum {
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let failover = Failover::start(raft.clone(), config.me, transport, reader);
-        let service = RaftService::new(raft.clone(), failover, config.me, cluster.clone());
+        let service = RaftService::new(raft.clone(), failover.clone(), config.me, cluster.clone());
         let (leadership, stopping) = (watch::Sender::new(Leadership::default()), AtomicBool::new(false));
-        let core = Arc::new(Core { raft, me: config.me, publisher, leadership, cluster, contacts, stopping });
+        let core = Arc::new(Core { raft, me: config.me, publisher, leadership, cluster, contacts, failover, stopping });
         tokio::spawn(follow_leadership(core.clone()));
         Ok((Quorum { core }, service))
     }
@@ -338,6 +342,11 @@ impl Quorum {
             applied,
             snapshot: RaftIndex(metrics.snapshot.map_or(0, |id| id.index)),
         }
+    }
+
+    /// This node voted, and the group went on without it: it stands for no election and is sent nothing.
+    pub fn is_removed(&self) -> bool {
+        self.core.failover.is_removed()
     }
 
     /// On the leader: how long ago a majority last answered it. `None` elsewhere, and before the first answer. A leader

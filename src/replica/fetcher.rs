@@ -13,7 +13,7 @@ use super::follower::{Fetched, FollowError, Position};
 use super::node::Node;
 use super::partition::Partition;
 use super::synced::sync_all;
-use super::throttle::{self, Bucket};
+use super::throttle;
 use crate::ids::*;
 use crate::platform::clock;
 use crate::wire::client::Connection;
@@ -92,8 +92,6 @@ pub(super) struct Fetcher {
     /// To be mentioned in the next fetch.
     changed: BTreeSet<TopicPartition>,
     resting: BTreeMap<TopicPartition, Instant>,
-    /// What replicas that a move adds may fetch from this leader.
-    throttle: Bucket,
     interrupted_at: Option<Instant>,
 }
 
@@ -107,7 +105,6 @@ impl Fetcher {
             followed: BTreeMap::new(),
             changed: BTreeSet::new(),
             resting: BTreeMap::new(),
-            throttle: Bucket::new(clock::now()),
             interrupted_at: None,
         }
     }
@@ -313,16 +310,14 @@ impl Fetcher {
         if !throttle::is_throttled(&image, id, me) {
             return None;
         }
-        let own = (self.node.config.throttled_rate, self.node.config.leader_throttled_rate);
-        let (in_all, of_leader) = throttle::rates(&image, me, self.leader, own);
-        self.node.throttle.lock().wait(in_all, now).max(self.throttle.wait(of_leader, now))
+        let rate = throttle::follower_rate(&image, me, self.node.config.throttled_rate);
+        self.node.fetching.lock().wait(rate, now)
     }
 
     /// What came for a replica that a move adds is paid for.
     fn pay(&mut self, id: TopicPartition, bytes: usize) {
         if bytes > 0 && throttle::is_throttled(&self.node.image.load(), id, self.node.broker) {
-            self.node.throttle.lock().take(bytes);
-            self.throttle.take(bytes);
+            self.node.fetching.lock().take(bytes);
         }
     }
 

@@ -22,7 +22,7 @@ pub struct ReplicaConfig {
     pub fetch_partition_bytes_max: usize,
     pub fetch_wait_max: Duration,
     pub retention_check_interval: Duration,
-    /// Bytes a second for replicas that a move adds, as this node's file says: in all, and from one leader.
+    /// Bytes a second for replicas that a move adds, as this node's file says: what it fetches in all, and what it sends.
     pub throttled_rate: i64,
     pub leader_throttled_rate: i64,
     /// How fast logs are read in search of damage; 0: not at all.

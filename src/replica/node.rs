@@ -101,8 +101,10 @@ pub(super) struct Node {
     pub image: ArcSwap<Image>,
     pub gauges: Gauges,
     pub contacts: Contacts,
-    /// Shared by all fetchers: what replicas that a move adds may fetch in all.
-    pub throttle: Mutex<Bucket>,
+    /// What replicas that a move adds here may fetch in all, over all fetchers.
+    pub fetching: Mutex<Bucket>,
+    /// What those that a move adds elsewhere may be sent from here in all.
+    pub sending: Mutex<Bucket>,
     epoch: AtomicI64,
     seen: Mutex<BTreeMap<BrokerId, Instant>>,
     /// Partitions that the next tick looks at. Bound: each is listed once.
@@ -136,7 +138,8 @@ impl Node {
             image: ArcSwap::new(image),
             gauges: Gauges::default(),
             contacts: Contacts::default(),
-            throttle: Mutex::new(Bucket::new(clock::now())),
+            fetching: Mutex::new(Bucket::new(clock::now())),
+            sending: Mutex::new(Bucket::new(clock::now())),
             epoch: AtomicI64::new(0),
             seen: Mutex::default(),
             attention: Mutex::default(),

@@ -4,6 +4,7 @@ use super::leader::{FollowerFetch, LeaderState};
 use super::nearby;
 use super::node::{Node, NodePeers};
 use super::role::{Afterwards, Role, State, ends_of};
+use super::throttle;
 use super::truncation::{self, Epochs};
 use super::watcher::{Watcher, Watchers};
 use crate::config::topic::{Durability, TopicConfig};
@@ -15,6 +16,7 @@ use crate::records::ValidBatches;
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 #[cfg(test)]
@@ -64,8 +66,10 @@ pub enum PartitionError {
 }
 
 /// Where an acks=all reply waits: resolves when the high watermark passes the append, or with why it never will here.
+#[derive(Debug)]
 pub struct HighWatermarkWait(pub oneshot::Receiver<Result<(), PartitionError>>);
 
+#[derive(Debug)]
 pub struct AppendOutcome {
     pub appended: crate::log::partition_log::Appended,
     pub log_start: Offset,
@@ -109,6 +113,8 @@ pub struct ReadOutcome {
     pub diverging: Option<(LeaderEpoch, Offset)>,
     /// A consumer should read from this replica instead; then there are no records.
     pub preferred: Option<BrokerId>,
+    /// A replica that a move adds is to ask again then: there are records, but this leader has sent enough for now.
+    pub held_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,7 +250,12 @@ impl Partition {
         if request.follower.is_some_and(|follower| follower.refused) {
             self.suspect(request.offset);
         }
-        if let Some(reader) = reader.filter(|_| request.max_bytes > 0 || request.at_least_one) {
+        let throttled = reader.is_some() && self.is_throttled(request);
+        if throttled {
+            outcome.held_until = self.held_until();
+        }
+        let reads = outcome.held_until.is_none() && (request.max_bytes > 0 || request.at_least_one);
+        if let Some(reader) = reader.filter(|_| reads) {
             let read = reader.read(request.offset, request.max_bytes, upper, request.at_least_one);
             if let Err(ReadError::Damaged(_)) = &read {
                 self.suspect(request.offset);
@@ -258,8 +269,23 @@ impl Partition {
                 // The bytes were read without the lock: a leader deposed meanwhile may have read its successor's.
                 leading(&self.state.lock(), request.current_leader_epoch)?;
             }
+            if throttled {
+                self.node.sending.lock().take(outcome.chunk.bytes.len());
+            }
         }
         Ok(outcome)
+    }
+
+    fn is_throttled(&self, request: &ReadRequest) -> bool {
+        let added = |follower: FollowerState| throttle::is_throttled(&self.node.image.load(), self.id, follower.broker);
+        request.follower.is_some_and(added)
+    }
+
+    /// When replicas that moves add may be sent more; `None`: now.
+    fn held_until(&self) -> Option<Instant> {
+        let own = self.node.config.leader_throttled_rate;
+        let rate = throttle::leader_rate(&self.node.image.load(), self.node.broker, own);
+        self.node.sending.lock().wait(rate, clock::now())
     }
 
     /// A consumer's read: bounded by the high watermark; above it there is nothing yet.
@@ -410,6 +436,14 @@ impl Partition {
             },
         }
     }
+
+    /// Bytes of this log from `end` on, about: what a replica that ends there has left to fetch. `None` while the log
+    /// cannot tell.
+    pub fn bytes_from(&self, end: Offset) -> Option<u64> {
+        let reader = self.state.lock().log.as_ref().map(PartitionLog::reader)?;
+        reader.bytes_from(end).ok()
+    }
+
     pub fn leader_hint(&self) -> LeaderHint {
         self.state.lock().hint()
     }

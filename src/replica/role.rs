@@ -149,6 +149,7 @@ impl State {
             log_start: log.log_start(),
             diverging: None,
             preferred: None,
+            held_until: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! A bandwidth bound for replicas that a move adds: they copy whole logs, and must not starve those that are in sync.
 //!
-//! Kept by the follower: a partition without tokens is left out of the fetch until there are some.
+//! Each end keeps its own bound, over all such replicas: a follower leaves a partition out of its fetch while it has no
+//! tokens, and a leader answers with nothing of it. What either sends or takes for replicas in sync is not counted.
 
 use crate::ids::*;
 use crate::metadata::command::ConfigResource;
@@ -57,16 +58,21 @@ pub(super) fn is_throttled(image: &Image, id: TopicPartition, broker: BrokerId) 
     image.partition(id).is_some_and(|p| p.adding().contains(&broker) && !p.isr.contains(&broker))
 }
 
-/// The rates in force between a follower and a leader, under what each of the two is configured to; `own` is what the
-/// follower's file says where the cluster has no value.
-pub(super) fn rates(image: &Image, follower: BrokerId, leader: BrokerId, own: (i64, i64)) -> (i64, i64) {
-    let of = |broker: BrokerId, name: &str| {
-        let value = |resource: ConfigResource| {
-            image.configs.overrides.get(&resource)?.get(name)?.trim().parse::<i64>().ok().filter(|rate| *rate > 0)
-        };
-        value(ConfigResource::Broker(broker)).or_else(|| value(ConfigResource::BrokerDefault))
+/// What this broker may fetch in all, in bytes a second; `own` is what its file says where the cluster has no value.
+pub(super) fn follower_rate(image: &Image, me: BrokerId, own: i64) -> i64 {
+    rate(image, me, FOLLOWER_RATE).unwrap_or(own)
+}
+
+/// What this broker may send in all; `own` as for [`follower_rate`].
+pub(super) fn leader_rate(image: &Image, me: BrokerId, own: i64) -> i64 {
+    rate(image, me, LEADER_RATE).unwrap_or(own)
+}
+
+fn rate(image: &Image, me: BrokerId, name: &str) -> Option<i64> {
+    let value = |resource: ConfigResource| {
+        image.configs.overrides.get(&resource)?.get(name)?.trim().parse::<i64>().ok().filter(|rate| *rate > 0)
     };
-    (of(follower, FOLLOWER_RATE).unwrap_or(own.0), of(leader, LEADER_RATE).unwrap_or(own.1))
+    value(ConfigResource::Broker(me)).or_else(|| value(ConfigResource::BrokerDefault))
 }
 
 #[cfg(test)]
@@ -121,8 +127,9 @@ mod tests {
             let set = [FOLLOWER_RATE, LEADER_RATE].map(|name| (name.to_string(), Some(rate.to_string()))).into();
             image.apply(RaftIndex(1), &Command::SetConfigs { changes: vec![ConfigChange { resource, set }] });
         }
-        assert_eq!(rates(&image, BrokerId(1), BrokerId(2), (1, 1)), (9, 7));
-        assert_eq!(rates(&image, BrokerId(2), BrokerId(1), (1, 1)), (7, 9));
-        assert_eq!(rates(&Image::default(), BrokerId(2), BrokerId(1), (3, 4)), (3, 4));
+        for rate in [follower_rate, leader_rate] {
+            assert_eq!([1, 2].map(|broker| rate(&image, BrokerId(broker), 1)), [9, 7]);
+            assert_eq!(rate(&Image::default(), BrokerId(2), 3), 3);
+        }
     }
 }

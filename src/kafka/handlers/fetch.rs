@@ -235,7 +235,9 @@ impl Gathering<'_> {
                 self.read(&mut round, session, &tokens, Some(&new));
                 continue;
             };
-            if !self.park(watcher, deadline).await {
+            // Answered empty then, and asked for again: no mark comes when what is held back may go.
+            let held = round.held_until().map(Instant::from_std);
+            if !self.park(watcher, held.map_or(deadline, |held| held.min(deadline))).await {
                 break;
             }
             if self.rules.min_bytes > 1 && looks > 0 {

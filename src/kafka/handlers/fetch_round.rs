@@ -5,6 +5,7 @@ use crate::ids::*;
 use crate::kafka::errors::Code;
 use crate::replica::partition::{LeaderHint, ReadOutcome};
 use std::collections::HashMap;
+use std::time::Instant;
 
 /// Why one partition gave nothing.
 #[derive(Clone, Debug)]
@@ -81,6 +82,11 @@ impl Round {
         }
     }
 
+    /// When something that is held back may go.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.results.values().filter_map(|(outcome, _)| outcome.as_ref().ok()?.held_until).min()
+    }
+
     /// Whether to answer without waiting any longer.
     pub fn is_enough(&self, session: &Session) -> bool {
         self.bytes >= self.rules.min_bytes.min(self.rules.max_bytes)
@@ -151,7 +157,11 @@ fn rests(outcome: &Outcome, session: &Session, token: u32, limit: Limit, rules: 
     let (Ok(outcome), Some(entry)) = (outcome, session.entry(token)) else { return false };
     let readable = if rules.read_committed { outcome.last_stable } else { outcome.high_watermark };
     let at_end = limit.at_least_one || (!rules.is_follower && entry.wish.offset >= readable);
-    at_end && outcome.diverging.is_none() && outcome.preferred.is_none() && is_watched(entry)
+    at_end
+        && outcome.held_until.is_none()
+        && outcome.diverging.is_none()
+        && outcome.preferred.is_none()
+        && is_watched(entry)
 }
 
 fn is_watched(entry: &Entry) -> bool {

@@ -17,6 +17,7 @@ fn outcome(bytes: usize, high_watermark: i64) -> ReadOutcome {
         log_start: Offset(0),
         diverging: None,
         preferred: None,
+        held_until: None,
     }
 }
 
@@ -164,4 +165,22 @@ fn a_nearer_replica_is_named_at_once_and_again() {
         assert_eq!(answered.len(), 1, "a session does not leave it out as unchanged");
         assert_eq!(session.hot(), tokens, "and looks again, should the other replica fall out of sync");
     }
+}
+
+/// It has records that are not sent yet: no mark will say so again.
+#[test]
+fn what_is_held_back_is_looked_at_again_at_its_time() {
+    let mut session = session(2);
+    let tokens = session.hot();
+    let until = crate::platform::clock::now() + std::time::Duration::from_millis(70);
+    let mut round = Round::new(FOLLOWER);
+    let held = |token: u32| (token == tokens[0]).then_some(until);
+    round.read(&mut session, &tokens, |token, _, _| Ok(ReadOutcome { held_until: held(token), ..outcome(0, 20) }));
+    assert_eq!(round.held_until(), Some(until));
+    round.finish(&mut session);
+    assert!(session.hot().contains(&tokens[0]), "it must not rest");
+    let mut round = Round::new(FOLLOWER);
+    round.read(&mut session, &tokens, |_, _, _| Ok(outcome(0, 20)));
+    assert_eq!(round.held_until(), None);
+    assert!(!round.is_enough(&session), "nothing is held, and nothing is new");
 }

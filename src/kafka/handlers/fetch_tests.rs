@@ -20,6 +20,7 @@ fn answered(version: i16) -> Vec<Answered> {
         log_start: Offset(1),
         diverging: None,
         preferred: None,
+        held_until: None,
     };
     let empty =
         ReadOutcome { chunk: Chunk::default(), diverging: Some((LeaderEpoch(2), Offset(5))), ..outcome.clone() };

@@ -14,6 +14,7 @@ use crate::metadata::command::MetadataError;
 use crate::metadata::image::Image;
 use crate::metadata::image::topics::{Partition, Topic};
 use crate::metadata::intent::{Intent, IntentAnswer, IntentError, SubmitError, TopicIntent};
+use crate::metadata::quorum::Update;
 use crate::platform::clock;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
@@ -21,7 +22,8 @@ use kafka_protocol::messages::metadata_response::{
 use kafka_protocol::messages::{MetadataRequest, MetadataResponse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 /// Bound: topics created for one request; the client asks again for the rest.
@@ -84,13 +86,22 @@ pub async fn handle(context: &RequestContext, request: MetadataRequest) -> Metad
 /// The image, once it is not about to change: a client whose leader just died asks at once, before the fence is committed,
 /// and told of the dead one it may ask again only minutes later. Waits a moment at most.
 async fn settled(services: &Services) -> Arc<Image> {
-    let image = services.quorum.image();
-    let Some(until) = services.hosted.in_doubt(&image) else { return image };
-    let mut updates = services.quorum.subscribe();
+    let image = || services.quorum.image();
+    settle(image, |image| services.hosted.in_doubt(image), || services.quorum.subscribe()).await
+}
+
+async fn settle(
+    newest: impl Fn() -> Arc<Image>,
+    in_doubt: impl Fn(&Image) -> Option<Instant>,
+    subscribe: impl FnOnce() -> Receiver<Update>,
+) -> Arc<Image> {
+    let image = newest();
+    let Some(until) = in_doubt(&image) else { return image };
+    let mut updates = subscribe();
     loop {
-        let image = services.quorum.image();
+        let image = newest();
         // One deadline a request: contact that is lost again and again must not hold it for ever.
-        if clock::now() >= until || services.hosted.in_doubt(&image).is_none() {
+        if clock::now() >= until || in_doubt(&image).is_none() {
             return image;
         }
         tokio::select! {

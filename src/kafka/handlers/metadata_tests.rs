@@ -150,3 +150,36 @@ fn a_failed_creation_says_whether_to_ask_again() {
     let none = failures(names(), Err(SubmitError::NoController));
     assert!(none.len() == 2 && none.values().all(|code| *code == Code::LeaderNotAvailable));
 }
+
+/// Decision 5: the answer waits for the fence that is on its way.
+#[tokio::test]
+async fn an_answer_in_doubt_waits_for_the_fence() {
+    let image = Arc::new(testing::image());
+    let mut fenced = testing::image();
+    fenced.brokers.get_mut(&BrokerId(2)).unwrap().fenced = true;
+    let fenced = Arc::new(fenced);
+    let newest = parking_lot::Mutex::new(image);
+    let (tell, _) = tokio::sync::broadcast::channel(4);
+    let until = clock::now() + Duration::from_secs(60);
+    let doubt = |image: &Image| (!image.brokers[&BrokerId(2)].fenced).then_some(until);
+    let mut answer = std::pin::pin!(settle(|| newest.lock().clone(), doubt, || tell.subscribe()));
+    assert!(futures::poll!(answer.as_mut()).is_pending(), "broker 2 is lost, and not fenced yet");
+    *newest.lock() = fenced.clone();
+    tell.send(Update { image: fenced.clone(), events: Arc::new([]), resync: false }).ok().expect("it listens");
+    let told = tokio::time::timeout(Duration::from_secs(10), answer).await.expect("the fence is here");
+    assert!(Arc::ptr_eq(&told, &fenced));
+}
+
+#[tokio::test]
+async fn an_answer_waits_once_however_often_contact_is_lost() {
+    let image = Arc::new(testing::image());
+    let (tell, _) = tokio::sync::broadcast::channel(4);
+    // Lost anew at each look.
+    let doubt = |_: &Image| Some(clock::now() + Duration::from_millis(50));
+    let began = clock::now();
+    let answer = settle(|| image.clone(), doubt, || tell.subscribe());
+    tokio::time::timeout(Duration::from_secs(10), answer).await.expect("one deadline a request");
+    assert!(began.elapsed() >= Duration::from_millis(50), "it waited for the fence");
+    let at_once = settle(|| image.clone(), |_| None, || tell.subscribe());
+    assert!(futures::FutureExt::now_or_never(at_once).is_some(), "nothing is in doubt");
+}

@@ -48,6 +48,31 @@ fn every_boundary() {
     assert_eq!(bases(4, 0, 15, true), [3], "the batch that holds the log start is read whole");
 }
 
+/// What a replica has left to fetch, over segments and within one, by an index of a row a few batches.
+#[test]
+fn bytes_left_are_told_without_reading_batches() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let size = Batch::at(0).records(2).bytes().len() as u64;
+    let (in_segment, interval) = (10, 3 * size);
+    let config = LogConfig { segment_bytes: in_segment * size, index_interval_bytes: interval as u32, ..config() };
+    let mut log = open(&folder, config);
+    for _ in 0..25 {
+        log.append_as_leader(&valid(Batch::at(0).records(2).bytes()), LeaderEpoch(0), 0).unwrap();
+    }
+    let reader = log.reader();
+    for from in 0..50 {
+        let exact = (25 - from / 2) * size;
+        let told = reader.bytes_from(Offset(from as i64)).unwrap();
+        assert!((exact..=exact + interval + 2 * size).contains(&told), "from {from}: {told} of {exact}");
+    }
+    assert_eq!(reader.bytes_from(Offset(0)).unwrap(), log.size_bytes());
+    assert_eq!(reader.bytes_from(Offset(20)).unwrap(), 15 * size, "where a segment begins it is exact");
+    assert_eq!(reader.bytes_from(log.log_end()).unwrap(), 0);
+    log.advance_log_start(Offset(21)).unwrap();
+    assert_eq!(reader.bytes_from(Offset(3)).unwrap(), log.size_bytes(), "it begins anew from the log's start");
+}
+
 #[test]
 fn what_a_leader_serves_makes_the_same_log_at_a_follower() {
     let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

@@ -468,3 +468,37 @@ async fn a_change_of_voters_left_half_way_is_finished_by_another_controller() {
     assert_eq!(status.half_way, None);
     assert_eq!(status.members.iter().filter(|m| m.voter).count(), 2);
 }
+
+/// One stays away while it is removed, one is there: neither can be sure to be sent the list that leaves it out.
+#[tokio::test]
+async fn a_removed_controller_stops_campaigning_and_says_so() {
+    let mut cluster = Cluster::formed(4).await;
+    let leader = cluster.controller().await;
+    let others: Vec<u64> = (1..=4).filter(|n| *n != leader).collect();
+    let (away, running) = (others[0], others[1]);
+    let index = cluster.commit("seen by all").await;
+    cluster.all_applied(index).await;
+    cluster.kill(away);
+    for n in [away, running] {
+        let voters = cluster.node(leader).status().members.into_iter().filter(|m| m.voter).map(|m| m.node);
+        let left = voters.filter(|id| *id != RaftNodeId::from(n)).collect();
+        cluster.node(leader).change_voters(left, false).await.unwrap();
+    }
+    cluster.start(away);
+    for n in [away, running] {
+        let deadline = clock::now() + PATIENCE;
+        while !cluster.node(n).is_removed() {
+            assert!(clock::now() < deadline, "{n} goes on campaigning: {:?}", cluster.node(n).status());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert!(!cluster.node(leader).is_removed());
+
+    // It may be taken in again.
+    cluster.node(leader).add_learner(RaftNodeId::from(away), cluster.address(away)).await.unwrap();
+    let index = cluster.commit("seen again").await;
+    assert!(cluster.node(away).await_applied(index, PATIENCE).await);
+    assert!(!cluster.node(away).is_removed());
+}
+
+mod slow_disks;

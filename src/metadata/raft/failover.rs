@@ -99,6 +99,7 @@ impl Failover {
         let gives_up = {
             let mut standing = self.standing.lock();
             standing.give_way(&view, now);
+            standing.votes(to, now);
             leased && *candidate > current && standing.gives_up_lease(to, current, now)
         };
         if gives_up {
@@ -111,9 +112,14 @@ impl Failover {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let leads = metrics.state == ServerState::Leader;
+        let members = &metrics.membership_config;
         View {
             leader: if leads { Some(self.me) } else { metrics.current_leader },
-            voters: metrics.membership_config.membership().get_joint_config().clone(),
+            voters: members.membership().get_joint_config().clone(),
+            flush: self.log.flush_time(clock::now()),
+            is_member: members.membership().get_node(&self.me).is_some(),
+            members_at: *members.log_id(),
+            members_committed: *members.log_id() <= metrics.last_applied,
         }
     }
 
@@ -122,11 +128,30 @@ impl Failover {
         members.membership().get_node(&node).map(|n| n.address.clone())
     }
 
+    /// This node voted, and the group went on without it.
+    pub fn is_removed(&self) -> bool {
+        let view = self.view();
+        self.standing.lock().is_removed(&view)
+    }
+
     async fn campaign_when_due(self) {
+        let mut said_removed = false;
         loop {
             let now = clock::now();
             let view = self.view();
-            let due = self.standing.lock().due(&view, now);
+            let (due, removed) = {
+                let mut standing = self.standing.lock();
+                (standing.due(&view, now), standing.is_removed(&view))
+            };
+            if removed && !said_removed {
+                tracing::warn!(
+                    "this controller was removed from the quorum: it stands for no election, and hears no more of the \
+                     cluster. Stop it; or start it again, and it joins as a member without a vote, which \
+                     `highwater quorum add {}` gives it",
+                    self.me.node
+                );
+            }
+            said_removed = removed;
             if due.is_some_and(|at| at <= now) {
                 self.standing.lock().campaigning(&view, now);
                 if self.campaign(&view, now).await.is_err() {
@@ -155,7 +180,7 @@ impl Failover {
                 return Ok(());
             }
         };
-        let asked = PreVote { candidate: self.me, last_log_id };
+        let asked = PreVote { candidate: self.me, last_log_id, flush: view.flush, members_at: view.members_at };
         let mut answers: FuturesUnordered<_> = view
             .others(self.me)
             .into_iter()
@@ -175,12 +200,20 @@ impl Failover {
                 Some((voter, Ok(PreVoteAnswer::Granted))) => {
                     granted.insert(voter);
                 }
+                Some((_, Ok(PreVoteAnswer::NotAVoter))) => {
+                    self.standing.lock().told_removed(&asked);
+                    return Ok(());
+                }
                 // That one campaigns at once; this one waits for its turn.
                 Some((voter, answer)) => tracing::debug!(%voter, ?answer, "no pre-vote"),
             }
         }
-        if self.standing.lock().yields(clock::now()) {
-            return Ok(());
+        {
+            let (mut standing, now) = (self.standing.lock(), clock::now());
+            if standing.yields(view, now) {
+                return Ok(());
+            }
+            standing.elects(now);
         }
         let outranked = granted.iter().any(|voter| *voter > self.me);
         tracing::info!(after = ?clock::now().saturating_duration_since(began), ?granted, "campaigning");

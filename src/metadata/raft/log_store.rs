@@ -9,6 +9,7 @@
 //! sled's flush does not fsync on Linux, so durable means: batch applied, sled flushed, then fdatasync of `<dir>/db`. No
 //! value exceeds 4 KiB, because sled moves large values into files of their own that nobody would sync.
 
+use super::flush_time::FlushTime;
 use super::folder;
 use super::types::*;
 use crate::platform::disk;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Bytes of an entry in one value; with the length before part 0 a value stays below 4 KiB.
@@ -76,6 +77,7 @@ pub struct LogReader {
     db: sled::Db,
     /// The first index that is not purged. Invariant: entries below it are never read, though some may not be deleted yet.
     first: Arc<AtomicU64>,
+    flushes: Arc<FlushTime>,
 }
 
 type Finish = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -97,7 +99,7 @@ impl LogStore {
         LogStore::open_with(dir, Box::new(File::sync_data))
     }
 
-    pub fn open_with(dir: &Path, sync: SyncFile) -> Result<LogStore, LogStoreError> {
+    pub fn open_with(dir: &Path, mut sync: SyncFile) -> Result<LogStore, LogStoreError> {
         folder::create(dir)?;
         if let Some(why) = folder::noted_loss(dir)? {
             return Err(LogStoreError::Lossy(why));
@@ -126,8 +128,10 @@ impl LogStore {
         synced.and_then(|()| folder::sync_folder(dir)).inspect_err(|e| folder::note_loss(dir, &e.to_string()))?;
         let purged: Option<LogId> = meta(&db, "purged index", PURGED)?;
         let first = Arc::new(AtomicU64::new(purged.map_or(0, |id| id.index + 1)));
-        let reader = LogReader { db: db.clone(), first: first.clone() };
+        let flushes = Arc::new(FlushTime::default());
+        let reader = LogReader { db: db.clone(), first: first.clone(), flushes: flushes.clone() };
         let (disk, jobs) = sync_channel(WAITING_MAX);
+        let sync: SyncFile = Box::new(move |file| flushes.measure(|| sync(file)));
         thread::Builder::new().name("raft-log".into()).spawn({
             let mut writer = DiskWriter { dir: dir.to_path_buf(), db, file, sync, first, failed: None };
             move || writer.run(&jobs)
@@ -167,6 +171,11 @@ impl LogStore {
 }
 
 impl LogReader {
+    /// How long a flush takes of late.
+    pub fn flush_time(&self, now: Instant) -> Duration {
+        self.flushes.now(now)
+    }
+
     /// Where the log ends, whether that entry is still kept or not.
     pub fn last_log_id(&self) -> Result<Option<LogId>, LogStoreError> {
         let purged: Option<LogId> = meta(&self.db, "purged index", PURGED)?;

@@ -13,6 +13,7 @@
 pub mod client;
 pub mod contacts;
 pub mod failover;
+mod flush_time;
 mod folder;
 pub mod identity;
 pub mod log_store;

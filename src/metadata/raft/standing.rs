@@ -26,15 +26,24 @@ const SILENCE_STEP: Duration = Duration::from_millis(60);
 const FRESH: Duration = Duration::from_millis(250);
 /// Between the survivors' turns when the leader is known to be gone.
 const TURN: Duration = Duration::from_millis(20);
-/// After a campaign before the next try; doubled with each that failed in a row, to [`RETRIES_DOUBLED_MAX`] times: where
-/// disks are slow an election takes longer than this, and must not be run over by the next one.
+/// After a campaign before the next try, beside the flushes of its election; doubled with each that failed in a row, to
+/// [`RETRIES_DOUBLED_MAX`] times.
 const RETRY: Duration = Duration::from_millis(120);
 const RETRIES_DOUBLED_MAX: u32 = 4;
 /// After letting another campaign; doubled as above, for the same reason.
 const YIELD: Duration = Duration::from_millis(300);
 const RETRY_STEP: Duration = Duration::from_millis(40);
-/// A pre-vote is worth a real vote for this long.
+/// The longest election writes to disk six times, one after another, before the others hear the new leader: the
+/// candidate its vote (twice if it is outranked), a voter the end of its lease and its vote, the new leader its
+/// leadership and its first entry. On a slow disk that is longer than all the other waits here, and an election that is
+/// run over by the next one elects nobody.
+const ELECTION_FLUSHES: u32 = 6;
+/// A leader's messages come late by what it writes in between.
+const SILENCE_FLUSHES: u32 = 2;
+/// A pre-vote is worth a real vote for this long, beside the flushes of the candidate.
 const GRANT_HOLDS: Duration = Duration::from_millis(500);
+/// What a candidate says of its disk counts up to this.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// A clock that jumped this far was this node's own pause, and says nothing of the leader.
 const STALL: Duration = Duration::from_millis(150);
 
@@ -43,6 +52,10 @@ const STALL: Duration = Duration::from_millis(150);
 pub struct PreVote {
     pub candidate: RaftNodeId,
     pub last_log_id: Option<LogId>,
+    /// How long the candidate's disk takes for a flush.
+    pub flush: Duration,
+    /// The entry that made the candidate a voter, as far as it knows.
+    pub members_at: Option<LogId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,16 +65,25 @@ pub enum PreVoteAnswer {
     LeaderLives,
     /// The voter holds more of the log, and campaigns itself.
     LongerLog,
-    /// The voter campaigns itself, or let another one.
+    /// The voter campaigns itself, or let another one, or still writes what an election asks of it.
     Busy,
+    /// A committed change of the members, newer than what the candidate knows, left it without a vote.
+    NotAVoter,
 }
 
 /// The Raft core's state that decisions read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct View {
     pub leader: Option<RaftNodeId>,
     /// The voter sets of which each needs a majority: one, or two while the members change.
     pub voters: Vec<BTreeSet<RaftNodeId>>,
+    /// How long a flush of the Raft log takes here, of late.
+    pub flush: Duration,
+    /// This node follows or leads the group by its newest list of members.
+    pub is_member: bool,
+    /// The entry with that list, and whether it is committed.
+    pub members_at: Option<LogId>,
+    pub members_committed: bool,
 }
 
 impl View {
@@ -103,6 +125,8 @@ pub struct Standing {
     /// The leader that a dial found gone, since when.
     gone: Option<(RaftNodeId, Instant)>,
     not_before: Instant,
+    /// Since when this voter takes part in an election, its own or another's, that has not shown a leader.
+    election: Option<Instant>,
     /// Whom this voter let campaign, and when.
     granted: Option<Grant>,
     /// The vote under which this voter last gave its lease up: once is enough.
@@ -112,12 +136,17 @@ pub struct Standing {
     /// Campaigns since a leader was heard.
     campaigns: u32,
     looked: Instant,
+    /// It had a vote since it was started.
+    voted: bool,
+    /// The list of members that counts this node as a voter, and of which another voter knows that it is past.
+    past: Option<LogId>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Grant {
     to: RaftNodeId,
     at: Instant,
+    flush: Duration,
     /// It holds more of the log, or else a higher id: it is the one to win.
     is_stronger: bool,
 }
@@ -129,11 +158,14 @@ impl Standing {
             heard: now,
             gone: None,
             not_before: now,
+            election: None,
             granted: None,
             given_up: None,
             asking: false,
             campaigns: 0,
             looked: now,
+            voted: false,
+            past: None,
         }
     }
 
@@ -143,6 +175,7 @@ impl Standing {
         self.gone = None;
         self.campaigns = 0;
         self.not_before = now;
+        self.election = None;
     }
 
     /// A dial of the leader was refused, or not answered after its connection broke. True: that is news.
@@ -158,6 +191,16 @@ impl Standing {
         self.gone.filter(|(gone, _)| *gone == leader).map(|(_, since)| since)
     }
 
+    /// What the flushes of one election take, by the slower of this disk and the candidate's.
+    fn election_flushes(&self, view: &View) -> Duration {
+        view.flush.max(self.granted.map_or(Duration::ZERO, |grant| grant.flush)) * ELECTION_FLUSHES
+    }
+
+    /// The election that this voter takes part in may still be on its way through the disks.
+    fn is_electing(&self, view: &View, now: Instant) -> bool {
+        self.election.is_some_and(|since| now < since + self.election_flushes(view))
+    }
+
     /// When this voter is to campaign, as things stand; `None` while it leads or has no vote. To be asked at least every
     /// 150 ms: a longer gap restarts the leader's clock.
     pub fn due(&mut self, view: &View, now: Instant) -> Option<Instant> {
@@ -166,19 +209,34 @@ impl Standing {
         if stalled {
             self.heard = now;
         }
-        if !view.is_voter(self.me) || view.leader == Some(self.me) {
+        let votes = view.is_voter(self.me);
+        self.voted |= votes;
+        if !votes || view.leader == Some(self.me) || self.is_removed(view) {
             return None;
         }
         let place = view.place(self.me);
         let at = match view.leader {
             Some(leader) => match self.is_gone(leader) {
                 Some(since) => since + TURN * place,
-                None => self.heard + SILENCE + SILENCE_STEP * place,
+                None => self.heard + SILENCE + SILENCE_STEP * place + view.flush * SILENCE_FLUSHES,
             },
             // Nobody leads: an election under way, or a group that just started.
             None => self.heard + RETRY + RETRY_STEP * place,
         };
-        Some(at.max(self.not_before))
+        let flushes = if self.election.is_some() { self.election_flushes(view) } else { Duration::ZERO };
+        Some(at.max(self.not_before + flushes))
+    }
+
+    /// Another voter knows of a newer list of members, without this one.
+    pub fn told_removed(&mut self, asked: &PreVote) {
+        self.past = asked.members_at;
+    }
+
+    /// This node voted and is no member any more: nobody sends it the log, so its own list of members may be past. It is
+    /// taken in again when it joins.
+    pub fn is_removed(&self, view: &View) -> bool {
+        let left = self.voted && view.members_at.is_some() && !view.is_member;
+        left || (self.past.is_some() && self.past == view.members_at)
     }
 
     /// A campaign begins: the next try waits for what comes of it.
@@ -186,6 +244,11 @@ impl Standing {
         self.not_before = now + (RETRY + RETRY_STEP * view.place(self.me)) * 2u32.pow(self.campaigns);
         self.campaigns = (self.campaigns + 1).min(RETRIES_DOUBLED_MAX);
         self.asking = true;
+    }
+
+    /// A majority let this voter campaign, and now it does.
+    pub fn elects(&mut self, now: Instant) {
+        self.election = Some(now);
     }
 
     /// A campaign's answers took their time; that was no pause of this node.
@@ -203,11 +266,14 @@ impl Standing {
         dialed: Option<RaftNodeId>,
         now: Instant,
     ) -> Opinion {
+        if view.members_committed && view.members_at > asked.members_at && !view.is_voter(asked.candidate) {
+            return Opinion::Answer(PreVoteAnswer::NotAVoter);
+        }
         let missing = match view.leader {
             Some(leader) if leader == self.me => false,
             Some(leader) if leader == asked.candidate || self.is_gone(leader).is_some() => true,
             Some(leader) => {
-                if now.saturating_duration_since(self.heard) <= FRESH {
+                if now.saturating_duration_since(self.heard) <= FRESH + view.flush {
                     // It may have died a moment ago, and its connection's end not have been seen yet.
                     return if dialed == Some(leader) {
                         Opinion::Answer(PreVoteAnswer::LeaderLives)
@@ -222,19 +288,31 @@ impl Standing {
         if !missing {
             return Opinion::Answer(PreVoteAnswer::LeaderLives);
         }
+        // Also where this voter holds more of the log: then it was perhaps elected, and does not know it yet.
+        if self.is_electing(view, now) && asked.last_log_id <= mine {
+            return Opinion::Answer(PreVoteAnswer::Busy);
+        }
         if mine > asked.last_log_id {
             self.not_before = now;
-            self.heard = now.checked_sub(SILENCE * 2).unwrap_or(self.heard);
+            self.election = None;
+            // Its own campaign is due now; never later than it was.
+            let silence = SILENCE * 2 + SILENCE_STEP * view.place(self.me) + view.flush * SILENCE_FLUSHES;
+            self.heard = now.checked_sub(silence).map_or(self.heard, |long_ago| long_ago.min(self.heard));
             return Opinion::Answer(PreVoteAnswer::LongerLog);
         }
         let is_stronger = asked.last_log_id > mine || asked.candidate > self.me;
-        let other = self.granted.filter(|g| g.to != asked.candidate && now.saturating_duration_since(g.at) < RETRY);
+        let other = self.granted.filter(|g| g.to != asked.candidate && self.is_fresh(g, view, now));
         if other.is_some() || (self.asking && !is_stronger) {
             return Opinion::Answer(PreVoteAnswer::Busy);
         }
-        self.granted = Some(Grant { to: asked.candidate, at: now, is_stronger });
+        self.granted = Some(Grant { to: asked.candidate, at: now, flush: asked.flush.min(FLUSH_MAX), is_stronger });
         self.give_way(view, now);
         Opinion::Answer(PreVoteAnswer::Granted)
+    }
+
+    /// A candidate that was let has this long until the next one is.
+    fn is_fresh(&self, grant: &Grant, view: &View, now: Instant) -> bool {
+        now.saturating_duration_since(grant.at) < RETRY + view.flush.max(grant.flush) * ELECTION_FLUSHES
     }
 
     /// A candidate asks for its vote: its election is not to be run over.
@@ -245,8 +323,7 @@ impl Standing {
 
     /// This voter told `candidate` that it would vote for it: its lease on the leader of `current` is to be given up, once.
     pub fn gives_up_lease(&mut self, candidate: RaftNodeId, current: Vote, now: Instant) -> bool {
-        let holds = GRANT_HOLDS * 2u32.pow(self.campaigns);
-        let promised = self.granted.is_some_and(|g| g.to == candidate && now.saturating_duration_since(g.at) < holds);
+        let promised = self.promised(candidate, now);
         if !promised || self.given_up == Some(current) {
             return false;
         }
@@ -254,9 +331,23 @@ impl Standing {
         true
     }
 
+    fn promised(&self, candidate: RaftNodeId, now: Instant) -> bool {
+        self.granted.is_some_and(|grant| {
+            let holds = GRANT_HOLDS * 2u32.pow(self.campaigns) + grant.flush * ELECTION_FLUSHES;
+            grant.to == candidate && now.saturating_duration_since(grant.at) < holds
+        })
+    }
+
+    /// The vote that `candidate` was promised is asked for, and is about to be written.
+    pub fn votes(&mut self, candidate: RaftNodeId, now: Instant) {
+        if self.promised(candidate, now) {
+            self.election = Some(now);
+        }
+    }
+
     /// A stronger candidate was promised a vote so lately that it is better left alone.
-    pub fn yields(&self, now: Instant) -> bool {
-        self.granted.is_some_and(|g| g.is_stronger && now.saturating_duration_since(g.at) < RETRY)
+    pub fn yields(&self, view: &View, now: Instant) -> bool {
+        self.granted.is_some_and(|g| g.is_stronger && self.is_fresh(&g, view, now))
     }
 }
 

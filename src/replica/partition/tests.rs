@@ -304,6 +304,46 @@ async fn page_cache_topics_flush_what_a_roll_sealed_once_and_nothing_else() {
     }
 }
 
+/// `leader.replication.throttled.rate`: what this leader sends in all, whoever fetches it.
+#[tokio::test]
+async fn replicas_that_a_move_adds_share_what_the_leader_may_send() {
+    use crate::metadata::command::ConfigResource;
+    use crate::metadata::image::Image;
+    use crate::metadata::image::topics::Reassignment;
+    let [one, two, three] = three(Durability::PageCache);
+    let moving = |version, isr: &[i32], adding: &[i32], rate: Option<i64>| {
+        let mut image = image(1, isr, 1, version, None);
+        let topic = Arc::make_mut(image.topics.get_mut(&one.partition.id.topic).unwrap());
+        let adding = adding.iter().copied().map(BrokerId).collect();
+        let original = isr.iter().copied().map(BrokerId).collect();
+        let reassignment = Reassignment { original, adding, removing: Vec::new() };
+        topic.partitions.get_mut(0).unwrap().reassignment = Some(Box::new(reassignment));
+        if let Some(rate) = rate {
+            let set = [("leader.replication.throttled.rate".to_string(), rate.to_string())].into_iter().collect();
+            image.configs.overrides.insert(ConfigResource::Broker(BrokerId(1)), set);
+        }
+        image
+    };
+    let show = |image: &Image| {
+        for replica in [&one, &two, &three] {
+            replica.show(image);
+        }
+    };
+    show(&moving(1, &[1], &[2, 3], Some(1)));
+    one.partition.append(&batch(&["a"]), 1).unwrap();
+    assert!(two.fetch(&one).await.unwrap(), "the first answer is paid for once its size is known");
+    assert!(!three.fetch(&one).await.unwrap(), "and with it all that the leader may send for a minute");
+    assert_eq!((two.end(), three.end()), (1, 0));
+    show(&moving(2, &[1, 2], &[3], Some(1)));
+    one.partition.append(&batch(&["b"]), 1).unwrap();
+    assert!(two.fetch(&one).await.unwrap(), "one in sync is not throttled");
+    assert!(!three.fetch(&one).await.unwrap());
+    show(&moving(3, &[1, 2], &[3], None));
+    assert!(three.fetch(&one).await.unwrap(), "without a bound it goes on");
+    three.catch_up(&one).await;
+    assert_eq!(three.end(), 2);
+}
+
 #[tokio::test]
 async fn a_follower_that_cannot_cut_above_a_lost_header_suspects_itself_and_goes_on_once_repaired() {
     let [mut one, two, three] = three(Durability::PageCache);
