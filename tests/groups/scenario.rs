@@ -1,0 +1,196 @@
+//! The story every client goes through: members join, one dies, one leaves; the coordinator dies, another broker dies.
+
+use super::checker::{self, End};
+use super::history::History;
+use super::member::Member;
+use super::support::load::Load;
+use super::support::{Cluster, wait_for};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const PARTITIONS: i32 = 12;
+const TOPIC: &str = "work";
+/// Long enough for a session to expire and a rebalance to follow on a machine that does much else.
+const SOON: Duration = Duration::from_secs(90);
+/// A few hundred a second: each record is a line of text.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How to start a member: bootstrap servers, topic, group.
+pub type Start<'a> = &'a dyn Fn(&str, &str, &str) -> Command;
+
+/// The partition of `__consumer_offsets` that a group belongs to: Kafka's rule, the hash of a Java string.
+fn offsets_partition(group: &str, partitions: usize) -> usize {
+    let hash = group.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    usize::try_from(hash & i32::MAX).expect("not negative") % partitions
+}
+
+/// (leader, replicas in sync) by partition, as a client sees them.
+fn partitions(cluster: &Cluster, topic: &str) -> Option<Vec<(i32, usize)>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap())
+        .set("reconnect.backoff.ms", "20")
+        .set("log_level", "0")
+        .create()
+        .expect("a client");
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(5)).ok()?;
+    let topic = metadata.topics().first()?;
+    Some(topic.partitions().iter().map(|p| (p.leader(), p.isr().len())).collect())
+}
+
+pub fn wait_in_sync(cluster: &Cluster, topic: &str) {
+    wait_for(&format!("every partition of {topic} has a leader and three replicas in sync"), SOON, || {
+        let found = partitions(cluster, topic)?;
+        (!found.is_empty() && found.iter().all(|(leader, isr)| *leader > 0 && *isr == 3)).then_some(())
+    });
+}
+
+fn coordinator(cluster: &Cluster, group: &str) -> u16 {
+    wait_for("the group's coordinator", SOON, || {
+        let found = partitions(cluster, "__consumer_offsets")?;
+        let (leader, _) = *found.get(offsets_partition(group, found.len().max(1)))?;
+        u16::try_from(leader).ok().filter(|id| *id > 0)
+    })
+}
+
+/// The members, and what of the acked records they have processed.
+struct Team<'a> {
+    name: &'a str,
+    start: Start<'a>,
+    cluster: &'a Cluster,
+    members: Vec<Member>,
+    seen: Vec<usize>,
+    processed: BTreeSet<(i32, i64)>,
+    began: Instant,
+}
+
+impl Team<'_> {
+    fn join(&mut self) {
+        let member = format!("member {}", char::from(b'a' + u8::try_from(self.members.len()).expect("a few")));
+        let command = (self.start)(&self.cluster.bootstrap(), TOPIC, self.name);
+        self.members.push(Member::start(&member, command));
+        self.seen.push(0);
+    }
+
+    fn say(&self, what: &str) {
+        let seconds = self.began.elapsed().as_secs_f32();
+        let standings: Vec<String> = self
+            .members
+            .iter()
+            .map(|member| {
+                let standing = member.standing();
+                let generation = standing.generation.map_or_else(|| "-".to_string(), |number| number.to_string());
+                format!("{}@{generation}:{}", standing.owned.len(), standing.records)
+            })
+            .collect();
+        eprintln!("{} {seconds:6.1} s  {what}  (owned@generation:records {})", self.name, standings.join(" "));
+    }
+
+    /// Each of these owns something, the others nothing, together everything.
+    fn wait_shared(&mut self, by: &[usize], what: &str) {
+        for number in by {
+            self.members[*number].assert_runs();
+        }
+        let members = &self.members;
+        wait_for(what, SOON, || {
+            let owned: Vec<usize> = members.iter().map(|member| member.standing().owned.len()).collect();
+            let each = owned.iter().enumerate().all(|(number, count)| (*count > 0) == by.contains(&number));
+            (each && owned.iter().sum::<usize>() == 12).then_some(())
+        });
+        self.say(what);
+    }
+
+    /// Everything acked so far is processed.
+    fn wait_processed(&mut self, load: &Load, what: &str) {
+        let acked: Vec<(i32, i64)> = load.acks.acked.lock().unwrap().values().copied().collect();
+        let Team { members, seen, processed, .. } = self;
+        wait_for(what, SOON, || {
+            for (member, from) in members.iter().zip(seen.iter_mut()) {
+                *from = member.processed_since(*from, processed);
+            }
+            acked.iter().all(|place| processed.contains(place)).then_some(())
+        });
+        self.say(what);
+    }
+}
+
+/// Plays the whole story with one kind of client, and checks what its members told.
+pub fn play(name: &str, start: Start<'_>) {
+    let cluster = Cluster::start(name, 3, &["group.initial.rebalance.delay.ms=500"]);
+    cluster.create_topic(TOPIC, PARTITIONS, 3, &[]);
+    wait_in_sync(&cluster, TOPIC);
+    let mut load = Load::start_slow(&cluster.bootstrap(), TOPIC, PARTITIONS, PAUSE);
+    let mut team = Team {
+        name,
+        start,
+        cluster: &cluster,
+        members: Vec::new(),
+        seen: Vec::new(),
+        processed: BTreeSet::new(),
+        began: Instant::now(),
+    };
+    (0..3).for_each(|_| team.join());
+    team.wait_shared(&[0, 1, 2], "three members share");
+    load.wait_acked(200, SOON);
+    team.wait_processed(&load, "everything acked is processed");
+
+    team.members[1].kill();
+    team.wait_shared(&[0, 2], "one was killed, two share");
+    team.join();
+    team.wait_shared(&[0, 2, 3], "one joined, three share");
+    team.members[2].leave();
+    team.wait_shared(&[0, 3], "one left, two share");
+    team.wait_processed(&load, "everything acked is processed");
+
+    let coordinates = coordinator(&cluster, name);
+    for (victim, what) in [(coordinates, "the coordinator"), (coordinates % 3 + 1, "another broker")] {
+        cluster.kill(victim);
+        load.wait_acked(200, SOON);
+        team.wait_processed(&load, &format!("{what} was killed, everything acked is processed"));
+        cluster.start_node(victim);
+        wait_in_sync(&cluster, TOPIC);
+        wait_in_sync(&cluster, "__consumer_offsets");
+        load.wait_acked(100, SOON);
+    }
+    team.wait_shared(&[0, 3], "two share");
+    load.finish();
+    team.wait_processed(&load, "everything is processed");
+    team.members[0].leave();
+    team.members[3].leave();
+    team.say("all left");
+    judge(name, &team, &load);
+}
+
+fn judge(name: &str, team: &Team<'_>, load: &Load) {
+    let failed = load.acks.failed.lock().unwrap();
+    assert!(failed.is_empty(), "{} deliveries failed, first: {}", failed.len(), failed[0]);
+    let acked = load.acks.acked.lock().unwrap().iter().map(|(value, place)| (*place, *value)).collect();
+    let history = History { members: team.members.iter().map(Member::told).collect(), acked };
+    let report = checker::check(&history);
+    let longest: Vec<String> = report.longest_without_owner.values().map(ToString::to_string).collect();
+    eprintln!(
+        "{name}: {} acked, {} processed again, {} ownerships ({} lost), {} commits refused; longest without an owner by \
+         partition, ms: {}",
+        history.acked.len(),
+        report.repeated,
+        report.ownerships.len(),
+        report.ended(End::Lost),
+        report.commits_refused,
+        longest.join(" ")
+    );
+    if !report.findings.is_empty() {
+        for member in &team.members {
+            eprintln!("--- {}\n{}", member.name, member.complaints());
+        }
+    }
+    assert!(report.findings.is_empty(), "{} findings, first: {:?}", report.findings.len(), &report.findings[0]);
+}
+
+#[test]
+fn a_group_belongs_to_the_partition_that_kafka_says() {
+    // "abc".hashCode() is 96354 in Java; a negative one loses its sign bit: "polygenelubricants" is i32::MIN.
+    assert_eq!(offsets_partition("abc", 50), 96_354 % 50);
+    assert_eq!(offsets_partition("polygenelubricants", 50), 0);
+}
