@@ -35,7 +35,7 @@ def commit(wanted):
         return
     for partition, offset in offsets.items():
         tell("committed", partition, offset)
-        processed.pop(partition)
+        processed.pop(partition, None)
 
 
 class Listener(ConsumerRebalanceListener):
@@ -43,19 +43,18 @@ class Listener(ConsumerRebalanceListener):
         partitions = sorted(p.partition for p in partitions)
         if partitions:
             tell(what, consumer._coordinator._generation.generation_id, ",".join(map(str, partitions)))
-        return partitions
-
-    def on_partitions_assigned(self, assigned):
-        for partition in self.changed("assigned", assigned):
+        # What is not committed by now is not: a listener runs where a commit can't be waited for.
+        for partition in partitions:
             processed.pop(partition, None)
 
+    def on_partitions_assigned(self, assigned):
+        self.changed("assigned", assigned)
+
     def on_partitions_revoked(self, revoked):
-        commit([p.partition for p in revoked])
         self.changed("revoked", revoked)
 
     def on_partitions_lost(self, lost):
-        for partition in self.changed("lost", lost):
-            processed.pop(partition, None)
+        self.changed("lost", lost)
 
 
 consumer = KafkaConsumer(

@@ -51,11 +51,16 @@ def commit(wanted):
             processed.pop(result.partition)
 
 
+def generation():
+    """From the object that transactions carry: its mark, then four bytes in the machine's order."""
+    metadata = bytes(consumer.consumer_group_metadata())
+    return int.from_bytes(metadata[7:11], sys.byteorder, signed=True) if metadata.startswith(b"CGMDv2:") else "-"
+
+
 def changed(what, partitions):
-    # Its generation is in an opaque object; that no one else owns a partition meanwhile is judged by the clock.
     partitions = sorted(p.partition for p in partitions)
     if partitions:
-        tell(what, "-", ",".join(map(str, partitions)))
+        tell(what, generation(), ",".join(map(str, partitions)))
     if what != "revoked":
         for partition in partitions:
             processed.pop(partition, None)

@@ -153,7 +153,7 @@ fn follow(number: usize, told: &Told, report: &mut Report) {
 
 /// Whatever is still owned is owned in this generation too.
 fn retained(owned: &mut BTreeMap<i32, Ownership>, generation: Option<i32>) {
-    let Some(generation) = generation.filter(|generation| *generation >= 0) else { return };
+    let Some(generation) = generation else { return };
     for ownership in owned.values_mut() {
         if let Some((_, last)) = &mut ownership.generations {
             *last = (*last).max(generation);
@@ -187,21 +187,22 @@ fn processed(history: &History, report: &mut Report) {
     }
 }
 
-/// Each owner begins where some commit ended, not before the last that was answered.
+/// Each owner begins where some commit ended, not before the last that was answered. Who owned the partition just before,
+/// too, may go on where it was: some clients keep a position through a rebalance.
 fn begun(history: &History, report: &mut Report) {
     let lines = || history.members.iter().flat_map(|told| &told.lines);
     for ownership in &report.ownerships {
         let Some((began, _)) = ownership.records else { continue };
         let partition = ownership.partition;
         let mut committed = 0;
-        let mut was_asked_for = began == 0;
+        let mut is_known = began == 0 || kept_position(ownership, &report.ownerships) == Some(began);
         for line in lines() {
             match line {
                 Line::Committed { at, partition: of, offset } if *of == partition && *at < ownership.from => {
                     committed = committed.max(*offset);
                 }
                 Line::Committing { partition: of, offset, .. } if *of == partition => {
-                    was_asked_for |= *offset == began;
+                    is_known |= *offset == began;
                 }
                 _ => {}
             }
@@ -209,10 +210,18 @@ fn begun(history: &History, report: &mut Report) {
         let member = history.members[ownership.member].name.clone();
         if began < committed {
             report.findings.push(Finding::WentBack { partition, member, began, committed });
-        } else if !was_asked_for {
+        } else if !is_known {
             report.findings.push(Finding::Jumped { partition, member, began });
         }
     }
+}
+
+/// Where the member had come to, if it is the last that processed of the partition before.
+fn kept_position(ownership: &Ownership, all: &[Ownership]) -> Option<i64> {
+    let before = all.iter().filter(|other| other.partition == ownership.partition && other.from < ownership.from);
+    let last = before.filter(|other| other.records.is_some()).max_by_key(|other| other.from)?;
+    let (_, offset) = last.records.filter(|_| last.member == ownership.member)?;
+    Some(offset + 1)
 }
 
 /// Never two owners, by generation and by the clock.

@@ -124,6 +124,18 @@ fn a_position_where_nobody_committed_is_found() {
 }
 
 #[test]
+fn a_member_may_go_on_where_it_was_but_not_past_another_that_came_between() {
+    let kept = [ALL[0], ALL[1], "revoked 140 1 0", "assigned 200 2 0", ALL[2]];
+    assert_eq!(findings(vec![told("a", &kept)]), []);
+    let between = told("b", &["assigned 150 1 0", ALL[1], "revoked 160 1 0"]);
+    let jumped = Finding::Jumped { partition: 0, member: "a".into(), began: 1 };
+    let kept =
+        [ALL[0], ALL[1], "revoked 140 0 0", "assigned 200 2 0", ALL[2]].map(|line| line.replace("100 1", "100 0"));
+    let kept: Vec<&str> = kept.iter().map(String::as_str).collect();
+    assert_eq!(findings(vec![told("a", &kept), between]), [jumped]);
+}
+
+#[test]
 fn records_that_do_not_follow_one_another_are_found() {
     let lines = [ALL[0], ALL[1], ALL[2], "record 0 3 13", "record 0 3 13"];
     let gap = |after, offset| Finding::Gap { partition: 0, member: "a".into(), after, offset };

@@ -35,7 +35,8 @@ impl Line {
         let generation = || -> Option<Option<i32>> {
             match *words.get(1)? {
                 "-" => Some(None),
-                word => Some(Some(word.parse().ok()?)),
+                // Below zero: the client is between two generations.
+                word => Some(Some(word.parse().ok()?).filter(|generation| *generation >= 0)),
             }
         };
         let partitions = || -> Option<Vec<i32>> { words.get(2)?.split(',').map(|word| word.parse().ok()).collect() };

@@ -9,12 +9,16 @@
 mod checker;
 #[cfg(test)]
 mod checker_tests;
+mod connect;
 mod history;
 mod member;
+mod process;
 mod programs;
 mod scenario;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+mod tools;
 
 use std::process::Command;
 

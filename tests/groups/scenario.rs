@@ -47,7 +47,7 @@ pub fn wait_in_sync(cluster: &Cluster, topic: &str) {
     });
 }
 
-fn coordinator(cluster: &Cluster, group: &str) -> u16 {
+pub fn coordinator(cluster: &Cluster, group: &str) -> u16 {
     wait_for("the group's coordinator", SOON, || {
         let found = partitions(cluster, "__consumer_offsets")?;
         let (leader, _) = *found.get(offsets_partition(group, found.len().max(1)))?;
@@ -181,11 +181,19 @@ fn judge(name: &str, team: &Team<'_>, load: &Load) {
         longest.join(" ")
     );
     if !report.findings.is_empty() {
+        let kept = team.cluster.dir.join("history.txt");
+        let lines = history.members.iter().flat_map(|told| {
+            let line = move |line| format!("{} {line:?}\n", told.name);
+            told.lines.iter().map(line)
+        });
+        std::fs::write(&kept, lines.collect::<String>()).expect("written");
+        eprintln!("what the members told is in {}", kept.display());
         for member in &team.members {
             eprintln!("--- {}\n{}", member.name, member.complaints());
         }
     }
-    assert!(report.findings.is_empty(), "{} findings, first: {:?}", report.findings.len(), &report.findings[0]);
+    let first = &report.findings[..report.findings.len().min(10)];
+    assert!(report.findings.is_empty(), "{} findings, first: {first:#?}", report.findings.len());
 }
 
 #[test]
