@@ -25,8 +25,14 @@ use std::process::Command;
 /// The brokers serve the consumer protocol (KIP-848).
 const CONSUMER_PROTOCOL: bool = false;
 
-/// Plays the story with a program, unless it can't be run here.
+type Story = fn(&str, scenario::Start<'_>);
+
+/// Plays the long story with a program, unless it can't be run here.
 fn play(name: &str, program: impl Fn() -> Option<Command>, protocol: &str) {
+    play_as(scenario::play, name, program, protocol);
+}
+
+fn play_as(story: Story, name: &str, program: impl Fn() -> Option<Command>, protocol: &str) {
     if protocol == "consumer" && !CONSUMER_PROTOCOL {
         eprintln!("{name}: the consumer protocol is not served yet");
         return;
@@ -34,7 +40,7 @@ fn play(name: &str, program: impl Fn() -> Option<Command>, protocol: &str) {
     if program().is_none() {
         return;
     }
-    scenario::play(name, &|bootstrap, topic, group| {
+    story(name, &|bootstrap, topic, group| {
         let mut command = program().expect("it was there a moment ago");
         command.args([bootstrap, topic, group, protocol]);
         command
@@ -91,4 +97,14 @@ fn franz_go_cooperative() {
 #[test]
 fn franz_go_by_the_consumer_protocol() {
     play("go-consumer", programs::go_member, "consumer");
+}
+
+#[test]
+fn a_librdkafka_member_that_hangs_does_no_harm_when_it_wakes() {
+    play_as(scenario::play_hung, "rd-hung", librdkafka, "cooperative");
+}
+
+#[test]
+fn a_java_member_that_hangs_does_no_harm_when_it_wakes_by_the_consumer_protocol() {
+    play_as(scenario::play_hung, "java-hung", java, "consumer");
 }

@@ -1,7 +1,7 @@
 //! One member of a group: a process that somebody else's client runs in, and what it tells.
 
 use super::history::{Line, Told};
-use super::support::wait_for;
+use super::support::{run, wait_for};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
@@ -134,6 +134,11 @@ impl Member {
         self.join();
         self.heard().told.killed = Some(at);
         self.heard().standing.owned.clear();
+    }
+
+    /// SIGSTOP, or SIGCONT: it hangs, and later goes on as if nothing had happened.
+    pub fn signal(&self, signal: &str) {
+        run("kill", &[signal, &self.child.id().to_string()]).assert_ok(signal);
     }
 
     /// Commits, leaves the group, and ends.

@@ -1,6 +1,6 @@
 //! The story every client goes through: members join, one dies, one leaves; the coordinator dies, another broker dies.
 
-use super::checker::{self, End};
+use super::checker::{self, End, Report};
 use super::history::History;
 use super::member::Member;
 use super::support::load::Load;
@@ -15,6 +15,8 @@ const PARTITIONS: i32 = 12;
 const TOPIC: &str = "work";
 /// Long enough for a session to expire and a rebalance to follow on a machine that does much else.
 const SOON: Duration = Duration::from_secs(90);
+/// What the members ask for.
+const SESSION: Duration = Duration::from_secs(6);
 /// A few hundred a second: each record is a line of text.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -66,7 +68,16 @@ struct Team<'a> {
     began: Instant,
 }
 
-impl Team<'_> {
+impl<'a> Team<'a> {
+    fn new(name: &'a str, start: Start<'a>, cluster: &'a Cluster) -> Team<'a> {
+        let (members, seen, processed) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Team { name, start, cluster, members, seen, processed, began: Instant::now() }
+    }
+
+    fn generation(&self, member: usize) -> Option<i32> {
+        self.members[member].standing().generation
+    }
+
     fn join(&mut self) {
         let member = format!("member {}", char::from(b'a' + u8::try_from(self.members.len()).expect("a few")));
         let command = (self.start)(&self.cluster.bootstrap(), TOPIC, self.name);
@@ -116,21 +127,18 @@ impl Team<'_> {
     }
 }
 
-/// Plays the whole story with one kind of client, and checks what its members told.
-pub fn play(name: &str, start: Start<'_>) {
+fn start_cluster(name: &str) -> Cluster {
     let cluster = Cluster::start(name, 3, &["group.initial.rebalance.delay.ms=500"]);
     cluster.create_topic(TOPIC, PARTITIONS, 3, &[]);
     wait_in_sync(&cluster, TOPIC);
+    cluster
+}
+
+/// Plays the whole story with one kind of client, and checks what its members told.
+pub fn play(name: &str, start: Start<'_>) {
+    let cluster = start_cluster(name);
     let mut load = Load::start_slow(&cluster.bootstrap(), TOPIC, PARTITIONS, PAUSE);
-    let mut team = Team {
-        name,
-        start,
-        cluster: &cluster,
-        members: Vec::new(),
-        seen: Vec::new(),
-        processed: BTreeSet::new(),
-        began: Instant::now(),
-    };
+    let mut team = Team::new(name, start, &cluster);
     (0..3).for_each(|_| team.join());
     team.wait_shared(&[0, 1, 2], "three members share");
     load.wait_acked(200, SOON);
@@ -146,9 +154,14 @@ pub fn play(name: &str, start: Start<'_>) {
 
     let coordinates = coordinator(&cluster, name);
     for (victim, what) in [(coordinates, "the coordinator"), (coordinates % 3 + 1, "another broker")] {
+        let (killed, generation) = (Instant::now(), team.generation(0));
         cluster.kill(victim);
         load.wait_acked(200, SOON);
         team.wait_processed(&load, &format!("{what} was killed, everything acked is processed"));
+        // On a machine that stands still for longer sessions may expire.
+        if killed.elapsed() < SESSION / 2 {
+            assert_eq!(team.generation(0), generation, "{what} was killed, and members had to join again");
+        }
         cluster.start_node(victim);
         wait_in_sync(&cluster, TOPIC);
         wait_in_sync(&cluster, "__consumer_offsets");
@@ -163,7 +176,30 @@ pub fn play(name: &str, start: Start<'_>) {
     judge(name, &team, &load);
 }
 
-fn judge(name: &str, team: &Team<'_>, load: &Load) {
+/// A member hangs for so long that the group goes on without it; when it wakes, it finds out before it does harm.
+pub fn play_hung(name: &str, start: Start<'_>) {
+    let cluster = start_cluster(name);
+    let mut load = Load::start_slow(&cluster.bootstrap(), TOPIC, PARTITIONS, PAUSE);
+    let mut team = Team::new(name, start, &cluster);
+    (0..2).for_each(|_| team.join());
+    team.wait_shared(&[0, 1], "two share");
+    load.wait_acked(100, SOON);
+    team.wait_processed(&load, "everything acked is processed");
+    team.members[1].signal("-STOP");
+    let owner = &team.members[0];
+    wait_for("the other owns all", SOON, || (owner.standing().owned.len() == 12).then_some(()));
+    load.wait_acked(100, SOON);
+    team.wait_processed(&load, "one hangs, everything acked is processed");
+    team.members[1].signal("-CONT");
+    team.wait_shared(&[0, 1], "it goes on, two share");
+    load.finish();
+    team.wait_processed(&load, "everything is processed");
+    (0..2).for_each(|member| team.members[member].leave());
+    let report = judge(name, &team, &load);
+    assert!(report.ended(End::Lost) > 0, "it was told that it had lost what it owned");
+}
+
+fn judge(name: &str, team: &Team<'_>, load: &Load) -> Report {
     let failed = load.acks.failed.lock().unwrap();
     assert!(failed.is_empty(), "{} deliveries failed, first: {}", failed.len(), failed[0]);
     let acked = load.acks.acked.lock().unwrap().iter().map(|(value, place)| (*place, *value)).collect();
@@ -194,6 +230,7 @@ fn judge(name: &str, team: &Team<'_>, load: &Load) {
     }
     let first = &report.findings[..report.findings.len().min(10)];
     assert!(report.findings.is_empty(), "{} findings, first: {first:#?}", report.findings.len());
+    report
 }
 
 #[test]

@@ -19,10 +19,11 @@ pub enum Kind {
     Drain,
     Reassign,
     Quorum,
+    HangMember,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Kill,
         Kind::Term,
         Kind::Pause,
@@ -40,6 +41,7 @@ impl Kind {
         Kind::Drain,
         Kind::Reassign,
         Kind::Quorum,
+        Kind::HangMember,
     ];
     pub const PARTITIONS: [Kind; 4] = [Kind::Isolate, Kind::Split, Kind::Ring, Kind::OneWay];
 
@@ -62,6 +64,7 @@ impl Kind {
             Kind::Drain => "drain",
             Kind::Reassign => "reassign",
             Kind::Quorum => "quorum",
+            Kind::HangMember => "hang-member",
         }
     }
 
@@ -77,6 +80,6 @@ impl Kind {
 
     /// Goes with no other fault.
     pub fn is_alone(self) -> bool {
-        self.takes_data() || matches!(self, Kind::KillAll | Kind::PowerCutAll | Kind::Quorum)
+        self.takes_data() || matches!(self, Kind::KillAll | Kind::PowerCutAll | Kind::Quorum | Kind::HangMember)
     }
 }
