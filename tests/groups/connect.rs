@@ -165,4 +165,5 @@ fn kafka_connect_carries_every_line_while_its_worker_and_its_coordinator_are_kil
     wait_in_sync(&cluster, "connect-offset");
     files.write(100);
     files.wait_arrived(&mut process, "and started again");
+    process.complaints().iter().for_each(|line| eprintln!("connect says: {line}"));
 }

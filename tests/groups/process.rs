@@ -1,6 +1,7 @@
 //! A process whose output goes to a file: killed, started again, and shown when a test fails.
 
 use super::support::wait_for;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(60);
 const SHOWN_LINES: usize = 40;
+const SHOWN_CHARS: usize = 240;
 
 pub struct Process {
     name: String,
@@ -26,6 +28,15 @@ impl Process {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its complaints, each kind once: what a log line says without its numbers.
+    pub fn complaints(&self) -> Vec<String> {
+        let log = self.log();
+        let complains = |line: &&str| line.contains(" WARN ") || line.contains(" ERROR ");
+        let plain = |line: &str| line.chars().filter(|c| !c.is_ascii_digit()).take(SHOWN_CHARS).collect::<String>();
+        let kinds: BTreeMap<String, &str> = log.lines().filter(complains).map(|line| (plain(line), line)).collect();
+        kinds.into_values().map(|line| line.chars().take(SHOWN_CHARS).collect()).collect()
     }
 
     pub fn assert_runs(&mut self) {

@@ -144,6 +144,7 @@ fn kafka_streams_counts_words_at_least_once_and_restores_its_state_from_the_chan
     lines.write(300, "quiet");
     counts.wait_at_least(&lines.words, &mut app, "quiet: all is counted");
     app.close();
+    app.complaints().iter().for_each(|line| eprintln!("word-count says: {line}"));
     let mut counts = counts.latest;
     for (_, _, word, count) in read_all(&cluster.bootstrap(), "counts", PARTITIONS) {
         counts.insert(text(word.as_deref()), text(Some(&count)).parse().expect("a count"));

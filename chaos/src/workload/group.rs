@@ -162,6 +162,8 @@ pub fn start(
         .set("session.timeout.ms", "6000")
         .set("max.poll.interval.ms", "6000")
         .set("heartbeat.interval.ms", "500")
+        // Over all topics together, so that the one that may hang has a share.
+        .set("partition.assignment.strategy", "roundrobin")
         .set("auto.offset.reset", "earliest")
         .create_with_context(Context(noted.clone()))?;
     consumer.subscribe(&TOPICS.map(|topic| topic.name))?;
