@@ -11,6 +11,7 @@
 //! What must outlive the coordinator is in two places: members, generation and assignment in the metadata image
 //! (committed before anyone is told of them), offsets in the compacted topic.
 
+pub mod assignor;
 mod cell;
 pub mod classic;
 pub mod coordinator;
