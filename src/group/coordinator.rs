@@ -9,6 +9,7 @@ use super::slot::Slot;
 use super::topic::OFFSETS_TOPIC;
 use crate::config::broker::NodeConfig;
 use crate::ids::{BrokerId, TopicPartition};
+use crate::metadata::group_change::Rebalance;
 use crate::metadata::intent::ControllerChannel;
 use crate::metadata::quorum::Quorum;
 use crate::platform::random;
@@ -17,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-pub use super::classic::{Description, Join, Joined, JoinedMember, MemberDescription, SyncGroup, Synced};
+pub use super::classic::{Description, Join, Joined, JoinedMember, Leaver, MemberDescription, SyncGroup, Synced};
 pub use super::offsets::{Committed, OffsetWrite};
 
 /// Why a group request failed; translated to Kafka's codes in `kafka/errors.rs`.
@@ -47,6 +48,8 @@ pub enum GroupError {
     FencedInstance,
     #[error("the group has its maximum size")]
     GroupFull,
+    #[error("the member's metadata or assignment is too large")]
+    MemberTooLarge,
     #[error("the offset's metadata is too large")]
     OffsetMetadataTooLarge,
     #[error("unknown topic or partition")]
@@ -99,7 +102,10 @@ pub struct Listing {
 pub struct ListedGroup {
     pub group: String,
     pub protocol_type: String,
-    pub phase: Phase,
+    /// Kafka's name of its state.
+    pub state: &'static str,
+    /// Kafka's name of its type.
+    pub kind: &'static str,
 }
 
 /// Cheap to clone. A request whose group another broker coordinates ends in [`GroupError::NotCoordinator`].
@@ -147,7 +153,7 @@ impl Coordinator {
         let (sender, receiver) = oneshot::channel();
         self.shell.with(&slot, &cell, |entry, now| {
             let ticket = entry.park(Parked::Join(sender));
-            ((), entry.machine.join(ticket, &join, fresh_id, now))
+            ((), entry.machine.classic().join(ticket, &join, fresh_id, now))
         });
         receiver.await.unwrap_or(Err(GroupError::NotCoordinator))
     }
@@ -159,7 +165,7 @@ impl Coordinator {
         let (sender, receiver) = oneshot::channel();
         self.shell.with(&slot, &cell, |entry, now| {
             let ticket = entry.park(Parked::Sync(sender));
-            ((), entry.machine.sync(ticket, sync, now))
+            ((), entry.machine.classic().sync(ticket, sync, now))
         });
         receiver.await.unwrap_or(Err(GroupError::NotCoordinator))
     }
@@ -174,28 +180,27 @@ impl Coordinator {
         check_group_id(group)?;
         let (_, cell) = self.find(group)?.ok_or(GroupError::UnknownMember)?;
         let now = self.shell.timers.now();
-        cell.lock().machine.heartbeat(member, instance, generation, now)
+        cell.lock().machine.classic().heartbeat(member, instance, generation, now)
     }
 
-    /// One result a member (id, instance), in the order given.
-    pub fn leave(
-        &self,
-        group: &str,
-        members: &[(String, Option<String>)],
-    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+    /// One result a member, in the order given.
+    pub fn leave(&self, group: &str, members: &[Leaver]) -> Result<Vec<Result<(), GroupError>>, GroupError> {
         check_group_id(group)?;
         let Some((slot, cell)) = self.find(group)? else {
             return Ok(members.iter().map(|_| Err(GroupError::UnknownMember)).collect());
         };
-        let leave_one = |(member, instance): &(String, Option<String>)| {
-            self.shell.with(&slot, &cell, |entry, now| entry.machine.leave(member, instance.as_deref(), now))
-        };
-        Ok(members.iter().map(leave_one).collect())
+        Ok(self.shell.with(&slot, &cell, |entry, now| entry.machine.classic().leave(members, now)))
+    }
+
+    /// The group's last rebalances, the newest last, also those under former coordinators.
+    pub fn history(&self, group: &str) -> Vec<Rebalance> {
+        let image = self.shell.image();
+        image.groups.groups.get(group).map(|group| group.history.iter().cloned().collect()).unwrap_or_default()
     }
 
     pub fn describe(&self, group: &str) -> Result<Description, GroupError> {
         let (_, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
-        let description = cell.lock().machine.describe();
+        let description = cell.lock().machine.classic().describe();
         if description.phase == Phase::Dead { Err(GroupError::GroupNotFound) } else { Ok(description) }
     }
 
@@ -208,10 +213,13 @@ impl Coordinator {
             };
             for cell in cells {
                 let entry = cell.lock();
-                let phase = entry.machine.phase();
-                if phase != Phase::Dead {
-                    let protocol_type = entry.machine.protocol_type().to_string();
-                    listing.groups.push(ListedGroup { group: cell.group.clone(), protocol_type, phase });
+                if !entry.machine.is_dead() {
+                    listing.groups.push(ListedGroup {
+                        group: cell.group.clone(),
+                        protocol_type: entry.machine.protocol_type().to_string(),
+                        state: entry.machine.state_name(),
+                        kind: entry.machine.type_name(),
+                    });
                 }
             }
         }
@@ -223,10 +231,11 @@ impl Coordinator {
         check_group_id(group)?;
         let (slot, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
         let begun = self.shell.with(&slot, &cell, |entry, _| {
-            match entry.machine.phase() {
-                Phase::Dead => return (Err(GroupError::GroupNotFound), Vec::new()),
-                Phase::Empty => {}
-                _ => return (Err(GroupError::NonEmptyGroup), Vec::new()),
+            if entry.machine.is_dead() {
+                return (Err(GroupError::GroupNotFound), Vec::new());
+            }
+            if !entry.machine.is_empty() {
+                return (Err(GroupError::NonEmptyGroup), Vec::new());
             }
             let tombstones = entry.offsets.tombstones(group, |_| true);
             match self.shell.write_offsets(&slot, &cell, entry, tombstones) {
@@ -236,7 +245,7 @@ impl Coordinator {
             }
         });
         let ended = match self.shell.written(begun?).await {
-            Ok(()) => self.shell.set_group(&slot, group, None).await,
+            Ok(()) => self.shell.remove_group(&slot, &cell).await,
             Err(error) => Err(error),
         };
         match ended {

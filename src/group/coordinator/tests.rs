@@ -3,14 +3,17 @@
 use super::super::log::{LoadedOffsets, OffsetsLog, Written};
 use super::*;
 use crate::ids::*;
-use crate::metadata::command::{GroupState, MetadataError};
+use crate::metadata::command::{Answer, Command, MetadataError};
+use crate::metadata::group_change::GroupMember;
 use crate::metadata::image::Image;
+use crate::metadata::image::groups::Group;
 use crate::metadata::image::topics::{Partition, Topic};
 use crate::metadata::intent::{Intent, IntentAnswer, IntentError, SubmitFuture};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -21,12 +24,13 @@ fn place() -> TopicPartition {
     TopicPartition::new(TOPIC, 0)
 }
 
-/// Metadata that SetGroup changes, while the gate is open.
+/// Metadata that ChangeGroups changes, while the gate is open.
 struct Cluster {
     image: Mutex<Arc<Image>>,
     gate: watch::Sender<bool>,
     /// The next change lands, but another one comes before it: it is refused as stale once.
     is_stale_once: Mutex<bool>,
+    commands: AtomicUsize,
 }
 
 impl Cluster {
@@ -51,10 +55,11 @@ impl Cluster {
             image: Mutex::new(Arc::new(image)),
             gate: watch::Sender::new(true),
             is_stale_once: Mutex::new(false),
+            commands: AtomicUsize::new(0),
         })
     }
 
-    fn stored(&self, group: &str) -> Option<Arc<GroupState>> {
+    fn stored(&self, group: &str) -> Option<Arc<Group>> {
         self.image.lock().groups.groups.get(group).cloned()
     }
 
@@ -67,20 +72,16 @@ impl Cluster {
     }
 
     fn apply(&self, intent: Intent) -> IntentAnswer {
-        let Intent::SetGroup(change) = intent else { panic!("unexpected {intent:?}") };
+        let Intent::ChangeGroups(changes) = intent else { panic!("unexpected {intent:?}") };
+        self.commands.fetch_add(1, Ordering::SeqCst);
         let mut image = self.image.lock();
-        let current = image.partition(change.coordinator).expect("there").leader_epoch;
-        let generation = image.groups.groups.get(&change.group).map_or(-1, |state| state.generation);
-        let is_stale = std::mem::take(&mut *self.is_stale_once.lock());
-        if current != change.leader_epoch || generation != change.expected_generation || is_stale {
-            return IntentAnswer::Results(vec![Err(IntentError::Metadata(MetadataError::StaleGroup))]);
+        if std::mem::take(&mut *self.is_stale_once.lock()) {
+            return IntentAnswer::Results(vec![Err(IntentError::Metadata(MetadataError::StaleGroup)); changes.len()]);
         }
-        let groups = &mut Arc::make_mut(&mut image).groups.groups;
-        match change.state {
-            Some(state) => groups.insert(change.group, Arc::new(state)),
-            None => groups.remove(&change.group),
-        };
-        IntentAnswer::Done
+        let index = RaftIndex(image.index.0 + 1);
+        let applied = Arc::make_mut(&mut image).apply(index, &Command::ChangeGroups { changes });
+        let Answer::Groups(results) = applied.answer else { panic!("{:?}", applied.answer) };
+        IntentAnswer::Results(results.into_iter().map(|result| result.map_err(IntentError::Metadata)).collect())
     }
 }
 
@@ -195,6 +196,10 @@ fn sync(member: &str, generation: i32, assigned: &[(&str, &'static str)]) -> Syn
     }
 }
 
+fn leaver(member: &str) -> Leaver {
+    Leaver { member: member.into(), ..Leaver::default() }
+}
+
 fn commit(member: &str, generation: i32, offset: i64) -> OffsetCommit {
     let committed = Committed { offset, leader_epoch: -1, metadata: String::new(), commit_ms: 1 };
     OffsetCommit {
@@ -231,7 +236,9 @@ async fn the_assignment_is_committed_before_anyone_learns_it() {
     assert_eq!(stage.cluster.stored("g"), None);
     stage.cluster.gate.send_replace(true);
     assert_eq!(answer.await.expect("no panic").expect("synced").assignment, "all");
-    assert_eq!(stage.cluster.stored("g").expect("stored").members[&joined.member].assignment, "all");
+    let stored = stage.cluster.stored("g").expect("stored");
+    let GroupMember::Classic(member) = &*stored.members[&joined.member] else { panic!("{stored:?}") };
+    assert_eq!(member.assignment, "all");
     assert_eq!(stage.groups.describe("g").expect("there").phase, Phase::Stable);
 }
 
@@ -308,10 +315,10 @@ async fn an_empty_group_is_deleted_with_its_offsets() {
     stage.groups.sync(sync(&joined.member, 1, &[])).await.expect("synced");
     stage.commit(&joined.member, 1, 42).await.expect("committed");
     assert_eq!(stage.groups.delete("g").await, Err(GroupError::NonEmptyGroup));
-    let left = stage.groups.leave("g", &[(joined.member, None), ("z".into(), None)]).expect("there");
+    let left = stage.groups.leave("g", &[leaver(&joined.member), leaver("z")]).expect("there");
     assert_eq!(left, [Ok(()), Err(GroupError::UnknownMember)]);
     until(|| stage.cluster.stored("g").is_some_and(|state| state.members.is_empty())).await;
-    assert_eq!(stage.groups.list().groups[0].phase, Phase::Empty);
+    assert_eq!(stage.groups.list().groups[0].state, "Empty");
     assert_eq!(stage.groups.delete("g").await, Ok(()));
     assert_eq!(stage.cluster.stored("g"), None);
     assert_eq!(stage.groups.describe("g"), Err(GroupError::GroupNotFound));
