@@ -97,7 +97,7 @@ impl Controller {
             }
             Intent::DeleteTopics { topics } => self.commit_results(&image, topics::delete(&image, topics)).await,
             Intent::SetConfigs { changes, validate_only } => {
-                self.commit_results(&image, configs::plan(&image, changes, validate_only)).await
+                self.commit_results(&image, configs::plan(&image, &self.config.kafka, changes, validate_only)).await
             }
             Intent::AlterIsr { broker, epoch, proposals } => {
                 let plan = isr_change::plan(&image, broker, epoch, proposals);

@@ -1,6 +1,7 @@
 //! One group under its lock: the state machine, its offsets, and the requests that are parked.
 
 use super::classic::{Joined, Synced};
+use super::consumer::HeartbeatAnswer;
 use super::coordinator::GroupError;
 use super::machine::{Attempt, Effect, Machine, Millis, Ticket};
 use super::offsets::Offsets;
@@ -13,6 +14,8 @@ use tokio::sync::oneshot;
 pub enum Parked {
     Join(oneshot::Sender<Result<Joined, GroupError>>),
     Sync(oneshot::Sender<Result<Synced, GroupError>>),
+    /// Of the consumer protocol.
+    Heartbeat(oneshot::Sender<Result<HeartbeatAnswer, GroupError>>),
 }
 
 /// What is to be committed of one group.
@@ -71,7 +74,7 @@ impl Cell {
 }
 
 impl Entry {
-    /// Bound: a member has at most one join and one sync parked, and the group's size is bounded.
+    /// Bound: a member has at most one request of a kind parked, and the group's size is bounded.
     pub fn park(&mut self, request: Parked) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
@@ -95,6 +98,11 @@ impl Entry {
                 }
                 Effect::Synced(ticket, answer) => {
                     if let Some(Parked::Sync(sender)) = self.parked.remove(&ticket) {
+                        let _gone = sender.send(answer);
+                    }
+                }
+                Effect::Beaten(ticket, answer) => {
+                    if let Some(Parked::Heartbeat(sender)) = self.parked.remove(&ticket) {
                         let _gone = sender.send(answer);
                     }
                 }

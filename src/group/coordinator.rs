@@ -2,6 +2,7 @@
 
 use super::cell::{Cell, Parked};
 use super::classic::Phase;
+use super::consumer;
 use super::offset_records::{OffsetKey, OffsetRecord, floor_char_boundary};
 use super::settings::{GROUP_ID_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
 use super::shell::Shell;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 pub use super::classic::{Description, Join, Joined, JoinedMember, Leaver, MemberDescription, SyncGroup, Synced};
+pub use super::consumer::{Heartbeat, HeartbeatAnswer};
 pub use super::offsets::{Committed, OffsetWrite};
 
 /// Why a group request failed; translated to Kafka's codes in `kafka/errors.rs`.
@@ -64,6 +66,18 @@ pub enum GroupError {
     UnknownTopicId,
     #[error("coordinators of this kind are not served")]
     UnsupportedCoordinator,
+    #[error("the member's epoch is not the current one; it must give up its partitions and join again")]
+    FencedMemberEpoch,
+    #[error("the instance id is another member's, which has not left")]
+    UnreleasedInstance,
+    #[error("the server knows no such assignor")]
+    UnsupportedAssignor,
+    #[error("the member's epoch is an older one")]
+    StaleMemberEpoch,
+    #[error("the topic pattern is not valid, too large, or one too many of the group")]
+    InvalidRegex,
+    #[error("{0}")]
+    InvalidRequest(&'static str),
 }
 
 /// What the coordinator needs from the rest of the house.
@@ -122,7 +136,7 @@ impl Coordinator {
         let settings = Settings::of(&parts.config.kafka);
         let shell = Shell::start(parts.config.node_id, settings, Box::new(move || quorum.image()), parts.controller);
         parts.hosted.add_listener(shell.clone());
-        tokio::spawn(Shell::follow_deletions(Arc::downgrade(&shell), updates));
+        tokio::spawn(Shell::follow_topics(Arc::downgrade(&shell), updates));
         Coordinator { shell }
     }
 
@@ -153,7 +167,7 @@ impl Coordinator {
         let (sender, receiver) = oneshot::channel();
         self.shell.with(&slot, &cell, |entry, now| {
             let ticket = entry.park(Parked::Join(sender));
-            ((), entry.machine.classic().join(ticket, &join, fresh_id, now))
+            ((), entry.machine.join(ticket, &join, fresh_id, now))
         });
         receiver.await.unwrap_or(Err(GroupError::NotCoordinator))
     }
@@ -165,7 +179,7 @@ impl Coordinator {
         let (sender, receiver) = oneshot::channel();
         self.shell.with(&slot, &cell, |entry, now| {
             let ticket = entry.park(Parked::Sync(sender));
-            ((), entry.machine.classic().sync(ticket, sync, now))
+            ((), entry.machine.sync(ticket, sync, now))
         });
         receiver.await.unwrap_or(Err(GroupError::NotCoordinator))
     }
@@ -178,9 +192,43 @@ impl Coordinator {
         generation: i32,
     ) -> Result<(), GroupError> {
         check_group_id(group)?;
-        let (_, cell) = self.find(group)?.ok_or(GroupError::UnknownMember)?;
-        let now = self.shell.timers.now();
-        cell.lock().machine.classic().heartbeat(member, instance, generation, now)
+        let (slot, cell) = self.find(group)?.ok_or(GroupError::UnknownMember)?;
+        self.shell
+            .with(&slot, &cell, |entry, now| (entry.machine.heartbeat(member, instance, generation, now), Vec::new()))
+    }
+
+    /// A heartbeat of the consumer protocol (KIP-848); resolves once what its answer reveals is committed.
+    pub async fn consumer_heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatAnswer, GroupError> {
+        check_group_id(&beat.group)?;
+        let slot = self.shell.slot(&beat.group)?;
+        beat.check()?;
+        let cell = if beat.epoch == 0 {
+            slot.group_or_new(&beat.group, self.shell.settings.rules, self.shell.timers.now())?
+        } else {
+            slot.group(&beat.group)?.ok_or(GroupError::UnknownMember)?
+        };
+        let image = self.shell.image();
+        let (sender, receiver) = oneshot::channel();
+        self.shell.with(&slot, &cell, |entry, now| {
+            let ticket = entry.park(Parked::Heartbeat(sender));
+            ((), entry.machine.beat(ticket, &cell.group, beat, &image, now))
+        });
+        receiver.await.unwrap_or(Err(GroupError::NotCoordinator))
+    }
+
+    /// A group of the consumer protocol.
+    pub fn describe_consumer(&self, group: &str) -> Result<consumer::Description, GroupError> {
+        let (_, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
+        let entry = cell.lock();
+        entry.machine.describe_consumer().ok_or(GroupError::GroupNotFound)
+    }
+
+    /// May this member fetch offsets? `None`: a caller that names no member.
+    pub fn check_offset_fetch(&self, group: &str, member: Option<&str>, epoch: i32) -> Result<(), GroupError> {
+        match self.find(group)? {
+            Some((_, cell)) => cell.lock().machine.check_offset_fetch(member, epoch),
+            None => Ok(()),
+        }
     }
 
     /// One result a member, in the order given.
@@ -189,7 +237,7 @@ impl Coordinator {
         let Some((slot, cell)) = self.find(group)? else {
             return Ok(members.iter().map(|_| Err(GroupError::UnknownMember)).collect());
         };
-        Ok(self.shell.with(&slot, &cell, |entry, now| entry.machine.classic().leave(members, now)))
+        Ok(self.shell.with(&slot, &cell, |entry, now| entry.machine.leave(members, now)))
     }
 
     /// The group's last rebalances, the newest last, also those under former coordinators.
@@ -200,7 +248,7 @@ impl Coordinator {
 
     pub fn describe(&self, group: &str) -> Result<Description, GroupError> {
         let (_, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
-        let description = cell.lock().machine.classic().describe();
+        let description = cell.lock().machine.describe().ok_or(GroupError::GroupNotFound)?;
         if description.phase == Phase::Dead { Err(GroupError::GroupNotFound) } else { Ok(description) }
     }
 

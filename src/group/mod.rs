@@ -15,6 +15,7 @@ pub mod assignor;
 mod cell;
 pub mod classic;
 mod committer;
+pub mod consumer;
 pub mod coordinator;
 mod draft;
 mod log;

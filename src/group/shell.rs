@@ -123,7 +123,9 @@ impl Shell {
     ) -> T {
         let now = self.timers.now();
         let mut entry = cell.lock();
-        let (value, effects) = act(&mut entry, now);
+        entry.machine.see(|| self.image());
+        let (value, mut effects) = act(&mut entry, now);
+        effects.extend(entry.machine.downgrade(now));
         let afterwards = entry.perform(effects);
         let goes = afterwards.is_long_empty && entry.offsets.is_empty();
         if goes {
@@ -295,9 +297,9 @@ impl Shell {
         let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
         let groups = &image.groups.groups;
         let own = groups.iter().filter(|(name, _)| partition_for(name, count) == slot.id.partition);
-        let cells = slot.fill(self.settings.rules, offsets, own, self.timers.now());
+        let cells = slot.fill(self.settings.rules, offsets, own, &image, self.timers.now());
         for cell in &cells {
-            self.with(&slot, cell, |_, _| ((), Vec::new()));
+            self.with(&slot, cell, |entry, now| ((), entry.machine.topics_changed(now)));
         }
         tracing::info!(
             partition = slot.id.partition,
@@ -322,8 +324,19 @@ impl Shell {
         }
     }
 
-    /// Follows deletions of topics until the metadata stops.
-    pub async fn follow_deletions(own: Weak<Shell>, mut updates: broadcast::Receiver<Update>) {
+    /// Topics came, went or grew: groups of the consumer protocol look whether these are theirs.
+    fn look_at_topics(&self, slots: &[Arc<Slot>]) {
+        for slot in slots {
+            for cell in slot.all().unwrap_or_default() {
+                if cell.lock().machine.follows_topics() {
+                    self.with(slot, &cell, |entry, now| ((), entry.machine.topics_changed(now)));
+                }
+            }
+        }
+    }
+
+    /// Follows what becomes of topics until the metadata stops.
+    pub async fn follow_topics(own: Weak<Shell>, mut updates: broadcast::Receiver<Update>) {
         loop {
             let update = updates.recv().await;
             let Some(shell) = own.upgrade() else { return };
@@ -341,10 +354,20 @@ impl Shell {
                     if !deleted.is_empty() {
                         shell.forget_topics(&slots, |name| deleted.contains(name));
                     }
+                    let is_of_topics = |event: &Event| {
+                        matches!(
+                            event,
+                            Event::TopicCreated { .. } | Event::TopicDeleted { .. } | Event::PartitionsAdded { .. }
+                        )
+                    };
+                    if update.events.iter().any(|indexed| is_of_topics(&indexed.event)) {
+                        shell.look_at_topics(&slots);
+                    }
                 }
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
                     let image = shell.image();
                     shell.forget_topics(&slots, |name| image.topic_by_name(name).is_none());
+                    shell.look_at_topics(&slots);
                 }
                 Err(broadcast::error::RecvError::Closed) => return,
             }

@@ -7,6 +7,7 @@ use super::machine::{Machine, Millis};
 use super::offsets::Offsets;
 use super::settings::{GROUPS_PER_PARTITION_MAX, Rules};
 use crate::ids::{LeaderEpoch, TopicPartition};
+use crate::metadata::image::Image;
 use crate::metadata::image::groups::Group;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -47,12 +48,13 @@ impl Slot {
         rules: Rules,
         mut offsets: LoadedOffsets,
         groups: impl Iterator<Item = (&'a String, &'a Arc<Group>)>,
+        image: &Arc<Image>,
         now: Millis,
     ) -> Vec<Arc<Cell>> {
         let mut cells = Cells::new();
         for (name, state) in groups {
             self.revision.fetch_max(state.revision, Ordering::SeqCst);
-            let machine = Machine::restore(rules, state, now);
+            let machine = Machine::restore(name, rules, state, image, now);
             let cell = Cell::new(name.clone(), machine, offsets.remove(name).unwrap_or_default());
             cells.insert(name.clone(), Arc::new(cell));
         }

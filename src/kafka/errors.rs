@@ -89,7 +89,12 @@ pub fn group(error: &GroupError) -> i16 {
         GroupError::GroupNotFound => Code::GroupIdNotFound,
         GroupError::UnstableOffset => Code::UnstableOffsetCommit,
         GroupError::UnknownTopicId => Code::UnknownTopicId,
-        GroupError::UnsupportedCoordinator => Code::InvalidRequest,
+        GroupError::UnsupportedCoordinator | GroupError::InvalidRequest(_) => Code::InvalidRequest,
+        GroupError::FencedMemberEpoch => Code::FencedMemberEpoch,
+        GroupError::UnreleasedInstance => Code::UnreleasedInstanceId,
+        GroupError::UnsupportedAssignor => Code::UnsupportedAssignor,
+        GroupError::StaleMemberEpoch => Code::StaleMemberEpoch,
+        GroupError::InvalidRegex => Code::InvalidRegularExpression,
     };
     code.code()
 }

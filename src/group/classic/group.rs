@@ -338,7 +338,7 @@ impl Group {
         self.members.len()
     }
 
-    pub(super) fn check_alive(&self) -> Result<(), GroupError> {
+    pub fn check_alive(&self) -> Result<(), GroupError> {
         if self.phase == Phase::Dead { Err(self.death.clone()) } else { Ok(()) }
     }
 

@@ -11,6 +11,7 @@
 //! It reads no clock, sends nothing and draws nothing by chance: times and fresh member ids come with the events,
 //! parked requests are tickets, and the commit of an assignment is an effect whose outcome comes back as an event.
 
+mod convert;
 mod describe;
 mod group;
 mod join;
@@ -22,6 +23,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
+pub use convert::Handover;
 pub use describe::{Description, MemberDescription};
 pub use group::{Group, Phase};
 pub use requests::{Join, Joined, JoinedMember, Leaver, SyncGroup, Synced};

@@ -3,7 +3,7 @@
 use super::super::*;
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Attempt, Effect, Millis, Ticket};
-use crate::group::settings::Rules;
+use crate::group::settings::{ConsumerRules, Rules};
 use crate::metadata::group_change::{GroupMember, GroupWrite};
 use crate::metadata::image::groups;
 use bytes::Bytes;
@@ -16,6 +16,7 @@ pub const RULES: Rules = Rules {
     session_max_ms: 60_000,
     group_size_max: 3,
     empty_check_ms: 600_000,
+    consumer: ConsumerRules::FOR_TESTS,
 };
 
 struct Harness {
@@ -99,6 +100,7 @@ impl Harness {
                     self.wanted = Some((attempt, write));
                 }
                 Effect::LongEmpty => self.say("long empty"),
+                Effect::Beaten(..) => panic!("a classic group takes no such heartbeats"),
             }
         }
     }
