@@ -57,6 +57,9 @@ impl Gauges {
         };
         for cell in shell.slots().into_iter().filter_map(|slot| slot.all()).flatten() {
             let entry = cell.lock();
+            if entry.machine.is_dead() {
+                continue;
+            }
             *gauges.by_state.entry(entry.machine.state_label()).or_default() += 1;
             gauges.members += entry.machine.member_count() as u64;
             gauges.parked_joins += entry.parked_joins() as u64;

@@ -169,13 +169,20 @@ impl Group {
         };
         group.generation = *generation;
         group.protocol_type.clone_from(protocol_type);
+        let mut strangers = Vec::new();
         for (id, member) in &stored.members {
-            let GroupMember::Classic(member) = &**member else { continue };
+            let GroupMember::Classic(member) = &**member else {
+                strangers.push(id);
+                continue;
+            };
             for (_, blob) in &member.protocols {
                 group.draft.adopt(*blob);
             }
             group.insert(id.clone(), Member::restore(member, now));
         }
+        group.draft.settle();
+        // Left by a torn change of the protocol: gone with the next write.
+        strangers.into_iter().for_each(|id| group.draft.touch(id));
         if group.members.is_empty() {
             return group;
         }
