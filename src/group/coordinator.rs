@@ -3,8 +3,9 @@
 use super::cell::{Cell, Parked};
 use super::classic::Phase;
 use super::consumer;
+use super::counts::Gauges;
 use super::offset_records::{OffsetKey, OffsetRecord, floor_char_boundary};
-use super::settings::{GROUP_ID_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
+use super::settings::{GROUP_ID_BYTES_MAX, GROUPS_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
 use super::shell::Shell;
 use super::slot::Slot;
 use super::topic::OFFSETS_TOPIC;
@@ -17,6 +18,7 @@ use crate::platform::random;
 use crate::replica::hosted::Hosted;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 pub use super::classic::{Description, Join, Joined, JoinedMember, Leaver, MemberDescription, SyncGroup, Synced};
@@ -158,6 +160,7 @@ impl Coordinator {
         let slot = self.shell.slot(&join.group)?;
         // Before a group is made for it: nobody would ever come back to that one.
         join.check(&self.shell.settings.rules)?;
+        self.check_room(join.bytes(), join.member.is_empty())?;
         let cell = if join.member.is_empty() {
             slot.group_or_new(&join.group, self.shell.settings.rules, self.shell.timers.now())?
         } else {
@@ -202,6 +205,8 @@ impl Coordinator {
         check_group_id(&beat.group)?;
         let slot = self.shell.slot(&beat.group)?;
         beat.check()?;
+        let is_new = beat.epoch == 0;
+        self.check_room(if is_new || beat.topics.is_some() { beat.bytes() } else { 0 }, is_new)?;
         let cell = if beat.epoch == 0 {
             slot.group_or_new(&beat.group, self.shell.settings.rules, self.shell.timers.now())?
         } else {
@@ -368,6 +373,17 @@ impl Coordinator {
         self.shell.settings.metadata_bytes_max
     }
 
+    pub fn gauges(&self) -> Gauges {
+        Gauges::of(&self.shell)
+    }
+
+    /// Who is in already may change a little more than who is new.
+    fn check_room(&self, comes: usize, is_new: bool) -> Result<(), GroupError> {
+        let bound = if is_new { GROUPS_BYTES_MAX } else { GROUPS_BYTES_MAX + GROUPS_BYTES_MAX / 4 };
+        let held = self.shell.held.load(Ordering::Relaxed);
+        if comes > 0 && held + comes > bound { Err(GroupError::GroupFull) } else { Ok(()) }
+    }
+
     fn find(&self, group: &str) -> Result<Option<Place>, GroupError> {
         check_group_id_length(group)?;
         let slot = self.shell.slot(group)?;
@@ -392,5 +408,7 @@ fn fresh_member_id(name: &str) -> String {
     format!("{}-{}", &name[..cut], random::uuid())
 }
 
+#[cfg(test)]
+mod commit_tests;
 #[cfg(test)]
 mod tests;

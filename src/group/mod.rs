@@ -17,6 +17,7 @@ pub mod classic;
 mod committer;
 pub mod consumer;
 pub mod coordinator;
+pub mod counts;
 mod draft;
 mod log;
 pub mod machine;

@@ -13,6 +13,8 @@
 
 mod convert;
 mod describe;
+#[cfg(test)]
+mod golden;
 mod group;
 mod join;
 mod leave;

@@ -23,6 +23,17 @@ impl Phase {
             Phase::Dead => "Dead",
         }
     }
+
+    /// For metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Phase::Empty => "empty",
+            Phase::Assigning => "assigning",
+            Phase::Reconciling => "reconciling",
+            Phase::Stable => "stable",
+            Phase::Dead => "dead",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -405,6 +405,11 @@ impl Group {
         self.epoch
     }
 
+    /// What its members say of themselves.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub fn member_count(&self) -> usize {
         self.members.len()
     }
