@@ -23,7 +23,7 @@ mod tools;
 use std::process::Command;
 
 /// The brokers serve the consumer protocol (KIP-848).
-const CONSUMER_PROTOCOL: bool = false;
+const CONSUMER_PROTOCOL: bool = true;
 
 type Story = fn(&str, scenario::Start<'_>);
 
