@@ -22,29 +22,19 @@ mod tools;
 
 use std::process::Command;
 
-/// The brokers serve the consumer protocol (KIP-848).
-const CONSUMER_PROTOCOL: bool = true;
+type Story = fn(&str, scenario::Start<'_>, &str);
 
-type Story = fn(&str, scenario::Start<'_>);
-
-/// Plays the long story with a program, unless it can't be run here.
-fn play(name: &str, program: impl Fn() -> Option<Command>, protocol: &str) {
-    play_as(scenario::play, name, program, protocol);
-}
-
-fn play_as(story: Story, name: &str, program: impl Fn() -> Option<Command>, protocol: &str) {
-    if protocol == "consumer" && !CONSUMER_PROTOCOL {
-        eprintln!("{name}: the consumer protocol is not served yet");
-        return;
-    }
+/// Plays a story with a program, unless it can't be run here.
+fn play(story: Story, name: &str, program: impl Fn() -> Option<Command>, protocol: &str) {
     if program().is_none() {
         return;
     }
-    story(name, &|bootstrap, topic, group| {
+    let start = |bootstrap: &str, topic: &str, group: &str, protocol: &str| {
         let mut command = program().expect("it was there a moment ago");
         command.args([bootstrap, topic, group, protocol]);
         command
-    });
+    };
+    story(name, &start, protocol);
 }
 
 fn kafka_python() -> Option<Command> {
@@ -61,50 +51,60 @@ fn java() -> Option<Command> {
 
 #[test]
 fn kafka_python_by_range() {
-    play("py-range", kafka_python, "range");
+    play(scenario::play, "py-range", kafka_python, "range");
 }
 
 #[test]
 fn librdkafka_by_range() {
-    play("rd-range", librdkafka, "range");
+    play(scenario::play, "rd-range", librdkafka, "range");
 }
 
 #[test]
 fn librdkafka_cooperative() {
-    play("rd-cooperative", librdkafka, "cooperative");
+    play(scenario::play, "rd-cooperative", librdkafka, "cooperative");
 }
 
 #[test]
 fn librdkafka_by_the_consumer_protocol() {
-    play("rd-consumer", librdkafka, "consumer");
+    play(scenario::play, "rd-consumer", librdkafka, "consumer");
 }
 
 #[test]
 fn java_cooperative() {
-    play("java-cooperative", java, "cooperative");
+    play(scenario::play, "java-cooperative", java, "cooperative");
 }
 
 #[test]
 fn java_by_the_consumer_protocol() {
-    play("java-consumer", java, "consumer");
+    play(scenario::play, "java-consumer", java, "consumer");
 }
 
 #[test]
 fn franz_go_cooperative() {
-    play("go-cooperative", programs::go_member, "cooperative");
+    play(scenario::play, "go-cooperative", programs::go_member, "cooperative");
 }
 
 #[test]
 fn franz_go_by_the_consumer_protocol() {
-    play("go-consumer", programs::go_member, "consumer");
+    play(scenario::play, "go-consumer", programs::go_member, "consumer");
 }
 
 #[test]
 fn a_librdkafka_member_that_hangs_does_no_harm_when_it_wakes() {
-    play_as(scenario::play_hung, "rd-hung", librdkafka, "cooperative");
+    play(scenario::play_hung, "rd-hung", librdkafka, "cooperative");
 }
 
 #[test]
 fn a_java_member_that_hangs_does_no_harm_when_it_wakes_by_the_consumer_protocol() {
-    play_as(scenario::play_hung, "java-hung", java, "consumer");
+    play(scenario::play_hung, "java-hung", java, "consumer");
+}
+
+#[test]
+fn a_librdkafka_group_passes_to_the_consumer_protocol_and_back() {
+    play(scenario::play_migration, "rd-migration", librdkafka, "cooperative");
+}
+
+#[test]
+fn a_java_group_passes_to_the_consumer_protocol_and_back() {
+    play(scenario::play_migration, "java-migration", java, "cooperative");
 }

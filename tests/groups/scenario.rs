@@ -1,7 +1,7 @@
 //! The story every client goes through: members join, one dies, one leaves; the coordinator dies, another broker dies.
 
 use super::checker::{self, End, Report};
-use super::history::History;
+use super::history::{History, Line};
 use super::member::Member;
 use super::support::load::Load;
 use super::support::{Cluster, wait_for};
@@ -20,8 +20,8 @@ const SESSION: Duration = Duration::from_secs(6);
 /// A few hundred a second: each record is a line of text.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How to start a member: bootstrap servers, topic, group.
-pub type Start<'a> = &'a dyn Fn(&str, &str, &str) -> Command;
+/// How to start a member: bootstrap servers, topic, group, protocol.
+pub type Start<'a> = &'a dyn Fn(&str, &str, &str, &str) -> Command;
 
 /// The partition of `__consumer_offsets` that a group belongs to: Kafka's rule, the hash of a Java string.
 fn offsets_partition(group: &str, partitions: usize) -> usize {
@@ -61,6 +61,8 @@ pub fn coordinator(cluster: &Cluster, group: &str) -> u16 {
 struct Team<'a> {
     name: &'a str,
     start: Start<'a>,
+    /// Of members that join: see the programs in tests/clients.
+    protocol: &'a str,
     cluster: &'a Cluster,
     members: Vec<Member>,
     seen: Vec<usize>,
@@ -69,9 +71,9 @@ struct Team<'a> {
 }
 
 impl<'a> Team<'a> {
-    fn new(name: &'a str, start: Start<'a>, cluster: &'a Cluster) -> Team<'a> {
+    fn new(name: &'a str, start: Start<'a>, protocol: &'a str, cluster: &'a Cluster) -> Team<'a> {
         let (members, seen, processed) = (Vec::new(), Vec::new(), BTreeSet::new());
-        Team { name, start, cluster, members, seen, processed, began: Instant::now() }
+        Team { name, start, protocol, cluster, members, seen, processed, began: Instant::now() }
     }
 
     fn generation(&self, member: usize) -> Option<i32> {
@@ -80,7 +82,7 @@ impl<'a> Team<'a> {
 
     fn join(&mut self) {
         let member = format!("member {}", char::from(b'a' + u8::try_from(self.members.len()).expect("a few")));
-        let command = (self.start)(&self.cluster.bootstrap(), TOPIC, self.name);
+        let command = (self.start)(&self.cluster.bootstrap(), TOPIC, self.name, self.protocol);
         self.members.push(Member::start(&member, command));
         self.seen.push(0);
     }
@@ -128,17 +130,23 @@ impl<'a> Team<'a> {
 }
 
 fn start_cluster(name: &str) -> Cluster {
-    let cluster = Cluster::start(name, 3, &["group.initial.rebalance.delay.ms=500"]);
+    let sets = [
+        "group.initial.rebalance.delay.ms=500",
+        // What members of the classic protocol ask for themselves.
+        "group.consumer.session.timeout.ms=6000",
+        "group.consumer.heartbeat.interval.ms=500",
+    ];
+    let cluster = Cluster::start(name, 3, &sets);
     cluster.create_topic(TOPIC, PARTITIONS, 3, &[]);
     wait_in_sync(&cluster, TOPIC);
     cluster
 }
 
 /// Plays the whole story with one kind of client, and checks what its members told.
-pub fn play(name: &str, start: Start<'_>) {
+pub fn play(name: &str, start: Start<'_>, protocol: &str) {
     let cluster = start_cluster(name);
     let mut load = Load::start_slow(&cluster.bootstrap(), TOPIC, PARTITIONS, PAUSE);
-    let mut team = Team::new(name, start, &cluster);
+    let mut team = Team::new(name, start, protocol, &cluster);
     (0..3).for_each(|_| team.join());
     team.wait_shared(&[0, 1, 2], "three members share");
     load.wait_acked(200, SOON);
@@ -177,10 +185,10 @@ pub fn play(name: &str, start: Start<'_>) {
 }
 
 /// A member hangs for so long that the group goes on without it; when it wakes, it finds out before it does harm.
-pub fn play_hung(name: &str, start: Start<'_>) {
+pub fn play_hung(name: &str, start: Start<'_>, protocol: &str) {
     let cluster = start_cluster(name);
     let mut load = Load::start_slow(&cluster.bootstrap(), TOPIC, PARTITIONS, PAUSE);
-    let mut team = Team::new(name, start, &cluster);
+    let mut team = Team::new(name, start, protocol, &cluster);
     (0..2).for_each(|_| team.join());
     team.wait_shared(&[0, 1], "two share");
     load.wait_acked(100, SOON);
@@ -197,6 +205,45 @@ pub fn play_hung(name: &str, start: Start<'_>) {
     (0..2).for_each(|member| team.members[member].leave());
     let report = judge(name, &team, &load);
     assert!(report.ended(End::Lost) > 0, "it was told that it had lost what it owned");
+}
+
+/// A live group passes from the classic protocol to the consumer protocol and back, member by member.
+pub fn play_migration(name: &str, start: Start<'_>, classic: &str) {
+    let cluster = start_cluster(name);
+    let mut load = Load::start_slow(&cluster.bootstrap(), TOPIC, PARTITIONS, PAUSE);
+    let mut team = Team::new(name, start, classic, &cluster);
+    (0..2).for_each(|_| team.join());
+    team.wait_shared(&[0, 1], "two classic members share");
+    load.wait_acked(100, SOON);
+    team.wait_processed(&load, "everything acked is processed");
+
+    team.protocol = "consumer";
+    team.join();
+    team.wait_shared(&[0, 1, 2], "one of the consumer protocol joined");
+    let victim = coordinator(&cluster, name);
+    cluster.kill(victim);
+    load.wait_acked(100, SOON);
+    team.wait_processed(&load, "the coordinator was killed, everything acked is processed");
+    cluster.start_node(victim);
+    wait_in_sync(&cluster, "__consumer_offsets");
+    team.wait_shared(&[0, 1, 2], "three share");
+    team.members[0].leave();
+    team.wait_shared(&[1, 2], "one classic member left");
+    team.members[1].leave();
+    team.wait_shared(&[2], "no classic member is left");
+
+    team.protocol = classic;
+    team.join();
+    team.wait_shared(&[2, 3], "a classic member joined");
+    team.members[2].leave();
+    team.wait_shared(&[3], "no member of the consumer protocol is left");
+    team.join();
+    team.wait_shared(&[3, 4], "two classic members share");
+    load.wait_acked(100, SOON);
+    load.finish();
+    team.wait_processed(&load, "everything is processed");
+    (3..5).for_each(|member| team.members[member].leave());
+    judge(name, &team, &load);
 }
 
 fn judge(name: &str, team: &Team<'_>, load: &Load) -> Report {
@@ -216,6 +263,11 @@ fn judge(name: &str, team: &Team<'_>, load: &Load) -> Report {
         report.commits_refused,
         longest.join(" ")
     );
+    for told in &history.members {
+        for line in told.lines.iter().filter(|line| matches!(line, Line::Lost { .. })) {
+            eprintln!("{name}: {} was told {line:?}", told.name);
+        }
+    }
     if !report.findings.is_empty() {
         let kept = team.cluster.dir.join("history.txt");
         let lines = history.members.iter().flat_map(|told| {
