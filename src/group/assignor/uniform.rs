@@ -42,7 +42,7 @@ pub fn assign(members: &[Subscriber<'_>], topics: &Topics, classes: &[Class]) ->
     shares.iter_mut().for_each(|share| share.fill(&mut loads));
     for _ in 0..ROUNDS_MAX {
         // Every class has its turn in each round.
-        let moved = shares.iter_mut().filter_map(|share| share.level(&mut loads).then_some(())).count();
+        let moved: usize = shares.iter_mut().map(|share| usize::from(share.level(&mut loads))).sum();
         if moved == 0 {
             break;
         }
