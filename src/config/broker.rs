@@ -79,7 +79,7 @@ const DEFINITIONS: &[Definition] = &[
     ),
     int(
         "group.consumer.heartbeat.interval.ms",
-        "1000",
+        "3000",
         1,
         I32,
         "How often members of the consumer protocol are told to send heartbeats (Kafka: 5000).",
@@ -113,7 +113,7 @@ const DEFINITIONS: &[Definition] = &[
     ),
     int(
         "group.consumer.min.heartbeat.interval.ms",
-        "100",
+        "1000",
         1,
         I32,
         "The shortest heartbeat interval that a group may be given (Kafka: 5000).",

@@ -12,7 +12,7 @@ const I32: i64 = i32::MAX as i64;
 const DEFINITIONS: &[Definition] = &[
     Definition {
         name: HEARTBEAT_INTERVAL,
-        default: "1000",
+        default: "3000",
         kind: Kind::Int { min: 1, max: I32 },
         doc: "How often members of the consumer protocol are told to send heartbeats (Kafka: 5000).",
         broker_synonym: Some("group.consumer.heartbeat.interval.ms"),

@@ -21,6 +21,7 @@ pub enum Parked {
 }
 
 /// What is to be committed of one group.
+#[allow(clippy::large_enum_variant, reason = "nearly all are writes")]
 pub enum Proposal {
     Write {
         attempt: Attempt,

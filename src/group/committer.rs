@@ -116,7 +116,12 @@ impl Committer {
 
     fn take(&mut self, (slot, cell): Queued) {
         let Some(shell) = self.shell.upgrade() else { return };
-        let Some(proposal) = cell.lock().take_wanted() else { return };
+        let mut entry = cell.lock();
+        let Some(proposal) = entry.take_wanted() else {
+            entry.finish_commit();
+            return;
+        };
+        drop(entry);
         let gives_up_at = shell.timers.now() + shell.assignment_timeout_ms();
         let (parts, finals) = (VecDeque::new(), Vec::new());
         self.offer(Work { slot, cell, proposal, parts, revision: None, finals, sent: 0, gives_up_at });

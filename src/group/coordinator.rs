@@ -205,9 +205,9 @@ impl Coordinator {
         check_group_id(&beat.group)?;
         let slot = self.shell.slot(&beat.group)?;
         beat.check()?;
-        let is_new = beat.epoch == 0;
+        let is_new = beat.epoch == consumer::JOIN;
         self.check_room(if is_new || beat.topics.is_some() { beat.bytes() } else { 0 }, is_new)?;
-        let cell = if beat.epoch == 0 {
+        let cell = if is_new {
             slot.group_or_new(&beat.group, self.shell.settings.rules, self.shell.timers.now())?
         } else {
             slot.group(&beat.group)?.ok_or(GroupError::UnknownMember)?

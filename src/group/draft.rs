@@ -52,6 +52,12 @@ impl Draft {
         self.changed.clear();
     }
 
+    /// Nothing changed since the last write known to be committed.
+    #[cfg(test)]
+    pub fn is_settled(&self) -> bool {
+        self.changed.is_empty()
+    }
+
     /// One more member names these bytes.
     pub fn acquire(&mut self, bytes: &Bytes) -> BlobId {
         let id = match self.names.get(bytes) {

@@ -93,11 +93,13 @@ impl Machine {
                 return vec![Effect::Beaten(ticket, Err(error))];
             }
             let rules = *group.rules();
-            if beat.epoch != 0 && group.member_count() == 0 {
-                return vec![Effect::Beaten(ticket, Err(GroupError::UnknownMember))];
-            }
-            if beat.epoch != 0 || !consumer::may_upgrade(group, &rules) {
-                return vec![Effect::Beaten(ticket, Err(GroupError::GroupNotFound))];
+            let admitted = match beat.epoch {
+                consumer::JOIN => consumer::may_upgrade(group, &beat, &rules),
+                _ if group.member_count() == 0 => Err(GroupError::UnknownMember),
+                _ => Err(GroupError::GroupNotFound),
+            };
+            if let Err(error) = admitted {
+                return vec![Effect::Beaten(ticket, Err(error))];
             }
             let group = std::mem::replace(group, classic::Group::new(rules, now));
             let (handover, told) = group.hand_over();

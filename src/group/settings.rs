@@ -29,8 +29,9 @@ pub const REGEX_COMPILED_BYTES_MAX: usize = 1024 * 1024;
 pub const REGEX_NESTING_MAX: u32 = 64;
 /// Distinct patterns of one group: each keeps the topics that it stands for.
 pub const PATTERNS_PER_GROUP_MAX: usize = 256;
-/// A member that waits for what others must release first is told to ask again after this.
-pub const UNSETTLED_INTERVAL_MS: i32 = 200;
+/// A member that waits for what others must release first is told to ask again after this. Not sooner: librdkafka takes
+/// the interval for its heartbeats' timeout too, and a heartbeat may stand behind an offset commit.
+pub const UNSETTLED_INTERVAL_MS: i32 = 2_000;
 /// What a client gives as its reason, kept in the history (KIP-800).
 pub const REASON_BYTES_MAX: usize = 255;
 /// How long a new member's join is parked, in milliseconds: its client may be gone, and then it must come back. Kafka's
@@ -140,8 +141,8 @@ impl ConsumerRules {
         session_ms: 45_000,
         session_min_ms: 6_000,
         session_max_ms: 60_000,
-        interval_ms: 1_000,
-        interval_min_ms: 100,
+        interval_ms: 3_000,
+        interval_min_ms: 1_000,
         interval_max_ms: 15_000,
         size_max: 5_000,
         upgrades: true,

@@ -14,6 +14,7 @@ pub use super::group_change::GroupChange;
 /// One change of the cluster's metadata. Bound: 256 KiB encoded; the proposer splits above it.
 /// Old log entries must stay readable: variants are only ever added at the end, and never change their fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "a command is on its own, and a registration is the first of many")]
 pub enum Command {
     RegisterBroker(BrokerRegistration),
     /// Fence, elect new leaders for all their partitions and leave every ISR, in this one apply (REPLICATION rule 7).

@@ -10,6 +10,8 @@ use crate::ids::TopicId;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
+type Partitions = Vec<(TopicId, i32)>;
+
 /// A guard, not a limit that is met: each round but the last makes the loads more even.
 const ROUNDS_MAX: usize = 1_000;
 
@@ -17,8 +19,8 @@ const ROUNDS_MAX: usize = 1_000;
 struct Shares<'a> {
     class: &'a Class,
     /// What each holds of the class, ascending.
-    held: Vec<Vec<(TopicId, i32)>>,
-    free: Vec<(TopicId, i32)>,
+    held: Vec<Partitions>,
+    free: Partitions,
     /// How many each is to have.
     counts: Vec<usize>,
 }
@@ -39,9 +41,9 @@ pub fn assign(members: &[Subscriber<'_>], topics: &Topics, classes: &[Class]) ->
     }
     shares.iter_mut().for_each(|share| share.fill(&mut loads));
     for _ in 0..ROUNDS_MAX {
-        // Not `any`: every class has its turn in each round.
-        let moved = shares.iter_mut().fold(false, |moved, share| share.level(&mut loads) || moved);
-        if !moved {
+        // Every class has its turn in each round.
+        let moved: usize = shares.iter_mut().map(|share| usize::from(share.level(&mut loads))).sum();
+        if moved == 0 {
             break;
         }
     }
@@ -173,7 +175,7 @@ impl<'a> Shares<'a> {
         rack: impl Fn(usize) -> Option<&'r str>,
         topics: &Topics,
         room: &mut [usize],
-    ) -> Vec<(TopicId, i32)> {
+    ) -> Partitions {
         let mut racks: BTreeMap<&str, (usize, VecDeque<usize>)> = BTreeMap::new();
         for position in (0..room.len()).filter(|position| room[*position] > 0) {
             if let Some(rack) = rack(position) {
@@ -208,11 +210,7 @@ impl<'a> Shares<'a> {
 }
 
 /// Takes `surplus` of what one holds: first what is far from it, and else evenly over its topics.
-fn shed(
-    held: Vec<(TopicId, i32)>,
-    surplus: usize,
-    is_near: impl Fn((TopicId, i32)) -> bool,
-) -> (Vec<(TopicId, i32)>, Vec<(TopicId, i32)>) {
+fn shed(held: Partitions, surplus: usize, is_near: impl Fn((TopicId, i32)) -> bool) -> (Partitions, Partitions) {
     if surplus == 0 {
         return (held, Vec::new());
     }
@@ -226,7 +224,7 @@ fn shed(
 }
 
 /// Takes `count` at even distances; (rest, taken).
-fn thin(all: Vec<(TopicId, i32)>, count: usize) -> (Vec<(TopicId, i32)>, Vec<(TopicId, i32)>) {
+fn thin(all: Partitions, count: usize) -> (Partitions, Partitions) {
     let size = all.len();
     let (taken, rest): (Vec<_>, Vec<_>) =
         all.into_iter().enumerate().partition(|(index, _)| (index + 1) * count / size > index * count / size);

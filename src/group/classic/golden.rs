@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-const RULES: Rules = Rules {
+pub(super) const RULES: Rules = Rules {
     initial_delay_ms: 3_000,
     session_min_ms: 6_000,
     session_max_ms: 60_000,
@@ -25,19 +25,19 @@ const RULES: Rules = Rules {
     consumer: ConsumerRules::FOR_TESTS,
 };
 
-struct Harness {
+pub(super) struct Harness {
     rules: Rules,
-    group: Group,
+    pub group: Group,
     tickets: u64,
     ids: u64,
     /// The newest attempt that was not answered yet, and what was committed last.
-    wanted: Option<(Attempt, GroupWrite)>,
-    stored: Option<groups::Group>,
-    out: String,
+    pub wanted: Option<(Attempt, GroupWrite)>,
+    pub stored: Option<groups::Group>,
+    pub out: String,
 }
 
-struct Line<'a> {
-    words: Vec<&'a str>,
+pub(super) struct Line<'a> {
+    pub words: Vec<&'a str>,
 }
 
 impl<'a> Line<'a> {
@@ -85,7 +85,7 @@ fn show(bytes: &Bytes) -> String {
 }
 
 impl Harness {
-    fn new(rules: Rules) -> Harness {
+    pub fn new(rules: Rules) -> Harness {
         let group = Group::new(rules, 0);
         Harness { rules, group, tickets: 0, ids: 0, wanted: None, stored: None, out: String::new() }
     }
@@ -134,7 +134,7 @@ impl Harness {
         stored.after(write, revision).expect("writes fit what is stored")
     }
 
-    fn run(&mut self, now: Millis, line: &Line<'_>) {
+    pub fn run(&mut self, now: Millis, line: &Line<'_>) {
         let who = line.words.get(1).copied().unwrap_or_default();
         let instance = line.option("instance");
         match line.words[0] {
@@ -215,6 +215,13 @@ impl Harness {
             "landed" => {
                 let (_, write) = self.wanted.take().expect("a commit is awaited");
                 self.stored = Some(self.stored_after(&write));
+            }
+            // It landed, and the coordinator is told that nobody knows.
+            "answer-lost" => {
+                let (attempt, write) = self.wanted.take().expect("a commit is awaited");
+                self.stored = Some(self.stored_after(&write));
+                let effects = self.group.committed(attempt, Err(GroupError::NotAvailable), now);
+                self.perform(effects);
             }
             // Only a part of it landed.
             "torn" => {

@@ -19,6 +19,8 @@ mod group;
 mod join;
 mod leave;
 mod member;
+#[cfg(test)]
+mod properties;
 mod rebalance;
 mod requests;
 mod sync;

@@ -15,10 +15,17 @@ impl Group {
 
     /// As [`Group::prepare_rebalance`]; the causes are noted.
     pub(super) fn begin_rebalance(&mut self, now: Millis) {
+        // Their sessions did not count while their syncs were parked.
+        let mut soonest = None;
         for member in self.members.values_mut() {
             if let Some(ticket) = member.syncing.take() {
+                member.session_deadline = now + member.session_timeout;
+                soonest = Some(soonest.unwrap_or(member.session_deadline).min(member.session_deadline));
                 self.effects.push(Effect::Synced(ticket, Err(GroupError::RebalanceInProgress)));
             }
+        }
+        if let Some(soonest) = soonest {
+            self.expect_by(soonest);
         }
         // Parked replacements count as joined; an assignment on its way is overtaken.
         self.committing = None;

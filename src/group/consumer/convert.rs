@@ -7,6 +7,8 @@ use super::Group;
 use super::classic::CONSUMER;
 use super::embedded;
 use super::member::Member;
+use super::regex::Pattern;
+use super::requests::Heartbeat;
 use crate::group::classic::{self, Handover};
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis};
@@ -15,18 +17,22 @@ use crate::metadata::group_change::{ClassicMember, ClassicPart, ConsumerMember, 
 use crate::metadata::image::Image;
 use std::sync::Arc;
 
-/// May a consumer-protocol member take this group over?
-pub fn may_upgrade(group: &classic::Group, rules: &Rules) -> bool {
+/// May this member take the group over? One that would be refused must not disturb it.
+pub fn may_upgrade(group: &classic::Group, beat: &Heartbeat, rules: &Rules) -> Result<(), GroupError> {
+    if let Some(text) = beat.regex.as_ref().filter(|text| !text.is_empty()) {
+        Pattern::new(text)?;
+    }
     if group.member_count() == 0 {
-        return true;
+        return Ok(());
     }
     let is_readable = |(subscription, assignment)| {
         embedded::subscription(&subscription).is_some() && embedded::read_assignment(&assignment).is_some()
     };
-    rules.consumer.upgrades
-        && group.protocol_type() == CONSUMER
-        && group.member_count() < rules.consumer.size_max
-        && group.opaque().all(is_readable)
+    if group.member_count() >= rules.consumer.size_max {
+        return Err(GroupError::GroupFull);
+    }
+    let may = rules.consumer.upgrades && group.protocol_type() == CONSUMER && group.opaque().all(is_readable);
+    if may { Ok(()) } else { Err(GroupError::GroupNotFound) }
 }
 
 impl Group {

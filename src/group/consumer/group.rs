@@ -182,7 +182,8 @@ impl Group {
 
     /// Everything that follows from what happened, unless a write is under way: then once that is committed.
     pub(super) fn settle(&mut self, now: Millis) {
-        if self.death.is_some() || self.writing.is_some() {
+        // A group that is about to be the classic members' keeps its epoch: theirs stays the generation.
+        if self.death.is_some() || self.writing.is_some() || self.wants_downgrade() {
             return;
         }
         if let Some(causes) = self.causes.take() {

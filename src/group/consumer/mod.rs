@@ -35,4 +35,4 @@ mod upkeep;
 pub use convert::may_upgrade;
 pub use describe::{Description, MemberDescription, Phase};
 pub use group::Group;
-pub use requests::{Heartbeat, HeartbeatAnswer, LEAVE, LEAVE_STATIC};
+pub use requests::{Heartbeat, HeartbeatAnswer, JOIN, LEAVE, LEAVE_STATIC};

@@ -74,9 +74,10 @@ async fn a_groups_writes_follow_each_other() {
     assert_eq!(syncing.await.expect("no panic"), Err(GroupError::UnknownMember));
     stage.cluster.gate.send_replace(true);
     until(|| stage.cluster.commands.lock().len() == 2).await;
-    let commands = stage.cluster.commands.lock();
-    assert_eq!(commands[1][0].expected, commands[0][0].revision);
-    drop(commands);
+    {
+        let commands = stage.cluster.commands.lock();
+        assert_eq!(commands[1][0].expected, commands[0][0].revision);
+    }
     until(|| stage.cluster.stored("g").is_some_and(|stored| stored.members.is_empty())).await;
     assert_eq!(stage.cluster.stored("g").expect("stored").header.epoch(), 2);
 }

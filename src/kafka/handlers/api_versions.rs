@@ -43,7 +43,7 @@ fn answer(version: i16, is_replica_listener: bool, request: &ApiVersionsRequest,
         .with_supported_features(
             finalized()
                 .map(|(name, level)| {
-                    SupportedFeatureKey::default().with_name(text(*name)).with_min_version(1).with_max_version(*level)
+                    SupportedFeatureKey::default().with_name(text(name)).with_min_version(1).with_max_version(*level)
                 })
                 .collect(),
         )
@@ -51,7 +51,7 @@ fn answer(version: i16, is_replica_listener: bool, request: &ApiVersionsRequest,
             finalized()
                 .map(|(name, level)| {
                     FinalizedFeatureKey::default()
-                        .with_name(text(*name))
+                        .with_name(text(name))
                         .with_min_version_level(1)
                         .with_max_version_level(*level)
                 })

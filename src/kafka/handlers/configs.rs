@@ -327,7 +327,7 @@ mod tests {
         assert_eq!((session.value.as_deref(), session.config_source, session.config_type), (Some("9000"), 8, 3));
         assert_eq!(session.synonyms[1].name.as_str(), "group.consumer.session.timeout.ms");
         let interval = find(&result, "consumer.heartbeat.interval.ms");
-        assert_eq!((interval.value.as_deref(), interval.config_source), (Some("1000"), 5));
+        assert_eq!((interval.value.as_deref(), interval.config_source), (Some("3000"), 5));
     }
 
     #[test]

@@ -560,7 +560,7 @@ fn groups_and_producer_ids_refuse_the_stale() {
         answer => panic!("{answer:?}"),
     };
     let stale = Err(MetadataError::StaleGroup);
-    assert_eq!(does(&mut w, &[change("g", 1, Some(1), 0)]), [stale.clone()], "there is no such group");
+    assert_eq!(does(&mut w, &[change("g", 1, Some(1), 0)]), std::slice::from_ref(&stale), "there is no such group");
     let first = change("g", 0, Some(1), 0);
     assert_eq!(
         does(&mut w, &[first.clone(), first.clone(), change("h", 0, Some(1), 0)]),
