@@ -119,12 +119,48 @@ pub struct Reader {
     pub resets: Vec<(u32, String)>,
 }
 
-/// A group's commit that was answered without an error.
+/// A member's commit of one place.
 #[derive(Clone, Copy, Debug)]
 pub struct Commit {
+    /// Index into [`History::members`].
+    pub member: usize,
     pub place: Place,
     pub offset: i64,
-    pub at_ms: u32,
+    pub asked_ms: u32,
+    /// When it was answered without an error; `None`: it counts or not.
+    pub done_ms: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Never, as far as is known.
+    Open,
+    /// Given up, or left.
+    Revoked,
+    /// The member was told that the group went on without it.
+    Lost,
+}
+
+/// A member's time with one place, by what it was told itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Ownership {
+    /// Index into [`History::members`].
+    pub member: usize,
+    pub place: Place,
+    pub from_ms: u32,
+    /// Of an open one: when the member last looked.
+    pub until_ms: u32,
+    pub end: End,
+    /// The offset of the first record.
+    pub began: Option<i64>,
+}
+
+/// A member that did not poll.
+#[derive(Clone, Copy, Debug)]
+pub struct Hang {
+    pub member: usize,
+    pub from_ms: u32,
+    pub until_ms: u32,
 }
 
 /// All of one run.
@@ -139,6 +175,8 @@ pub struct History {
     /// The members of the group.
     pub members: Vec<Reader>,
     pub commits: Vec<Commit>,
+    pub ownerships: Vec<Ownership>,
+    pub hangs: Vec<Hang>,
     /// The group's committed offsets at the end.
     pub committed: BTreeMap<Place, i64>,
     /// Everything there is at the end, by offset.
@@ -158,7 +196,7 @@ impl History {
 
     /// The power of all nodes was cut at once: page-cache topics may have lost what they acked, and were deleted.
     pub fn forget_page_cache(&mut self) {
-        let History { places, sends, readers, members, commits, .. } = self;
+        let History { places, sends, readers, members, commits, ownerships, .. } = self;
         let kept = |place: Place| !places[usize::from(place)].page_cache;
         sends.retain(|send| kept(send.place));
         for reader in readers.iter_mut().chain(members) {
@@ -167,6 +205,7 @@ impl History {
             reader.resets.clear();
         }
         commits.retain(|commit| kept(commit.place));
+        ownerships.retain(|ownership| kept(ownership.place));
         self.committed.retain(|place, _| kept(*place));
     }
 
@@ -194,7 +233,16 @@ impl History {
             }
         }
         for commit in &self.commits {
-            writeln!(out, "commit {} {} {}", commit.at_ms, self.place(commit.place), commit.offset)?;
+            let done = commit.done_ms.map_or_else(|| "refused".to_string(), |ms| ms.to_string());
+            let (member, place) = (&self.members[commit.member].name, self.place(commit.place));
+            writeln!(out, "commit {member} {} {done} {place} {}", commit.asked_ms, commit.offset)?;
+        }
+        for Ownership { member, place, from_ms, until_ms, end, began } in &self.ownerships {
+            let (member, place) = (&self.members[*member].name, self.place(*place));
+            writeln!(out, "owned {member} {from_ms} {until_ms} {place} {end:?} {began:?}")?;
+        }
+        for hang in &self.hangs {
+            writeln!(out, "hung {} {} {}", self.members[hang.member].name, hang.from_ms, hang.until_ms)?;
         }
         for (place, offset) in &self.committed {
             writeln!(out, "committed {} {offset}", self.place(*place))?;

@@ -3,7 +3,7 @@
 use super::control::ControlRuntime;
 use super::folder::DataFolder;
 use super::{BrokerError, registration, stopping};
-use crate::admin::server::{self as admin, AdminParts};
+use crate::admin::server::{self as admin, AdminParts, LocalGroups};
 use crate::cluster::channel::Channel;
 use crate::cluster::node::Node;
 use crate::cluster::session::{self, SessionParts};
@@ -159,7 +159,9 @@ impl Running {
         self.health.starting("opening the logs");
         let (hosted, logs_folder) = self.open_logs(&node.quorum, channel.clone()).await?;
         let registration = registration.with(&logs_folder);
+        let local_groups = LocalGroups::default();
         let parts = AdminParts {
+            groups: local_groups.clone(),
             quorum: node.quorum.clone(),
             hosted: hosted.clone(),
             controller: channel.clone(),
@@ -184,6 +186,8 @@ impl Running {
             hosted: hosted.clone(),
             controller: channel.clone(),
         });
+        // Once: a node starts once.
+        let _ = local_groups.set(groups.clone());
         let services = Arc::new(Services {
             config: self.config.clone(),
             quorum: node.quorum.clone(),

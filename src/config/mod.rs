@@ -6,5 +6,6 @@
 
 pub mod broker;
 pub mod definition;
+pub mod group;
 pub mod node;
 pub mod topic;

@@ -2,7 +2,7 @@
 
 use super::plan::{Item, PARTITIONS_PER_COMMAND_MAX, Packer, Plan};
 use crate::config::broker::BrokerConfigs;
-use crate::config::{broker, topic};
+use crate::config::{broker, group, topic};
 use crate::metadata::command::{Command, ConfigChange, ConfigResource, MetadataError};
 use crate::metadata::image::Image;
 use crate::metadata::intent::IntentError;
@@ -10,6 +10,9 @@ use crate::metadata::intent::IntentError;
 /// Broker configs that decide what is lost and who may lead: a value that differs by broker would break that, so they are
 /// the cluster's, and live in the image.
 const CLUSTER_WIDE: [&str; 3] = ["highwater.durability", "min.insync.replicas", "unclean.leader.election.enable"];
+
+/// Groups with configs of their own; such a group need not exist.
+const GROUPS_MAX: usize = 10_000;
 
 /// What a node's file says of cluster-wide configs for which the cluster has no value yet.
 pub fn seeds(image: &Image, given: &BrokerConfigs) -> ConfigChange {
@@ -22,12 +25,12 @@ pub fn seeds(image: &Image, given: &BrokerConfigs) -> ConfigChange {
     ConfigChange { resource: ConfigResource::BrokerDefault, set }
 }
 
-/// Plans config changes, one result a resource.
-pub fn plan(image: &Image, changes: Vec<ConfigChange>, validate_only: bool) -> Plan<()> {
+/// Plans config changes, one result a resource. `given`: the controller's own configs, whose bounds count.
+pub fn plan(image: &Image, given: &BrokerConfigs, changes: Vec<ConfigChange>, validate_only: bool) -> Plan<()> {
     let mut packer = Packer::new(PARTITIONS_PER_COMMAND_MAX, PARTITIONS_PER_COMMAND_MAX);
     let items = changes
         .into_iter()
-        .map(|change| match check(image, &change) {
+        .map(|change| match check(image, given, &change) {
             Err(error) => Item::Decided(Err(error)),
             Ok(()) if validate_only => Item::Decided(Ok(())),
             Ok(()) => match packer.add(change, 1) {
@@ -39,7 +42,7 @@ pub fn plan(image: &Image, changes: Vec<ConfigChange>, validate_only: bool) -> P
     Plan { commands: packer.into_commands(|changes| Command::SetConfigs { changes }), items }
 }
 
-fn check(image: &Image, change: &ConfigChange) -> Result<(), IntentError> {
+fn check(image: &Image, given: &BrokerConfigs, change: &ConfigChange) -> Result<(), IntentError> {
     match &change.resource {
         ConfigResource::Topic(name) => {
             if !image.topic_ids.contains_key(name) {
@@ -58,7 +61,13 @@ fn check(image: &Image, change: &ConfigChange) -> Result<(), IntentError> {
         }
         ConfigResource::BrokerDefault => check_each(change, check_broker_config),
         ConfigResource::Group(_) => {
-            check_each(change, |name, _| Err(format!("group config '{name}' is not known to this version")))
+            let is_group = |resource: &&ConfigResource| matches!(resource, ConfigResource::Group(_));
+            let overrides = &image.configs.overrides;
+            if !overrides.contains_key(&change.resource) && overrides.keys().filter(is_group).count() >= GROUPS_MAX {
+                let message = format!("{GROUPS_MAX} groups have configs of their own already");
+                return Err(IntentError::InvalidRequest(message));
+            }
+            check_each(change, |name, value| group::validate(name, value, given).map_err(|e| e.to_string()))
         }
     }
 }
@@ -117,6 +126,7 @@ mod tests {
         topic(&mut image, "t", 1, &[&[1]]);
         let plan = plan(
             &image,
+            &BrokerConfigs::default(),
             vec![
                 change(ConfigResource::Topic("t".into()), "left.by.another.version", None),
                 change(ConfigResource::Topic("absent".into()), "retention.ms", None),

@@ -1,16 +1,60 @@
 //! One group under its lock: the state machine, its offsets, and the requests that are parked.
 
-use super::classic::{Effect, Group, Joined, Millis, Synced, Ticket};
+use super::classic::{Joined, Synced};
+use super::consumer::HeartbeatAnswer;
 use super::coordinator::GroupError;
+use super::machine::{Attempt, Effect, Machine, Millis, Ticket};
 use super::offsets::Offsets;
-use crate::metadata::command::GroupState;
+use crate::metadata::group_change::GroupWrite;
+use crate::platform::clock;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::oneshot;
 
 pub enum Parked {
     Join(oneshot::Sender<Result<Joined, GroupError>>),
     Sync(oneshot::Sender<Result<Synced, GroupError>>),
+    /// Of the consumer protocol.
+    Heartbeat(oneshot::Sender<Result<HeartbeatAnswer, GroupError>>),
+}
+
+/// What is to be committed of one group.
+#[allow(clippy::large_enum_variant, reason = "nearly all are writes")]
+pub enum Proposal {
+    Write {
+        attempt: Attempt,
+        write: GroupWrite,
+    },
+    /// The group goes; tells how it went.
+    Remove(oneshot::Sender<Result<(), GroupError>>),
+}
+
+/// What all groups of this broker take.
+pub type Held = Arc<AtomicUsize>;
+
+/// A group's share in it.
+struct Share {
+    held: Held,
+    own: usize,
+}
+
+impl Share {
+    fn set(&mut self, bytes: usize) {
+        if bytes >= self.own {
+            self.held.fetch_add(bytes - self.own, Ordering::Relaxed);
+        } else {
+            self.held.fetch_sub(self.own - bytes, Ordering::Relaxed);
+        }
+        self.own = bytes;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 pub struct Cell {
@@ -19,13 +63,14 @@ pub struct Cell {
 }
 
 pub struct Entry {
-    pub machine: Group,
+    pub machine: Machine,
     pub offsets: Offsets,
     parked: BTreeMap<Ticket, Parked>,
     tickets: u64,
-    /// The newest state to commit that no one has begun to. Raft sees a group's states one after the other.
-    wanted: Option<(u64, GroupState)>,
+    /// What no one has begun to commit. Raft sees a group's writes one after the other.
+    wanted: Option<Proposal>,
     is_committing: bool,
+    share: Share,
     /// The deadline that the timers hold for this group.
     pub scheduled: Option<Millis>,
 }
@@ -33,13 +78,15 @@ pub struct Entry {
 /// What is left to do once the lock is released.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Afterwards {
-    /// Nobody commits this group's states yet: begin.
-    pub starts_committer: bool,
+    /// The committer does not know of this group: tell it.
+    pub starts_commit: bool,
     pub is_long_empty: bool,
 }
 
 impl Cell {
-    pub fn new(group: String, machine: Group, offsets: Offsets) -> Cell {
+    pub fn new(group: String, machine: Machine, offsets: Offsets, held: Held) -> Cell {
+        let mut share = Share { held, own: 0 };
+        share.set(machine.bytes());
         let entry = Entry {
             machine,
             offsets,
@@ -47,6 +94,7 @@ impl Cell {
             tickets: 0,
             wanted: None,
             is_committing: false,
+            share,
             scheduled: None,
         };
         Cell { group, entry: Mutex::new(entry) }
@@ -59,12 +107,16 @@ impl Cell {
 }
 
 impl Entry {
-    /// Bound: a member has at most one join and one sync parked, and the group's size is bounded.
+    /// Bound: a member has at most one request of a kind parked, and the group's size is bounded.
     pub fn park(&mut self, request: Parked) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.parked.insert(ticket, request);
         ticket
+    }
+
+    pub fn parked_joins(&self) -> usize {
+        self.parked.values().filter(|parked| matches!(parked, Parked::Join(_))).count()
     }
 
     /// Answers who is to be answered. A client that went away does not hear it, and that is all.
@@ -82,21 +134,38 @@ impl Entry {
                         let _gone = sender.send(answer);
                     }
                 }
-                Effect::Commit { attempt, state } => {
-                    self.wanted = Some((attempt, state));
-                    afterwards.starts_committer |= !self.is_committing;
-                    self.is_committing = true;
+                Effect::Beaten(ticket, answer) => {
+                    if let Some(Parked::Heartbeat(sender)) = self.parked.remove(&ticket) {
+                        let _gone = sender.send(answer);
+                    }
+                }
+                Effect::Commit { attempt, mut write } => {
+                    if let Some(rebalance) = &mut write.rebalance {
+                        rebalance.at_ms = clock::wall_ms();
+                    }
+                    afterwards.starts_commit |= self.want(Proposal::Write { attempt, write });
                 }
                 Effect::LongEmpty => afterwards.is_long_empty = true,
             }
         }
+        self.share.set(self.machine.bytes());
         afterwards
     }
 
-    /// The next state for the committer; `None` ends it.
-    pub fn take_wanted(&mut self) -> Option<(u64, GroupState)> {
-        let wanted = self.wanted.take();
-        self.is_committing = wanted.is_some();
-        wanted
+    /// Takes the place of what was wanted and not begun. True: the committer does not know yet.
+    pub fn want(&mut self, proposal: Proposal) -> bool {
+        self.wanted = Some(proposal);
+        !std::mem::replace(&mut self.is_committing, true)
+    }
+
+    /// For the committer, once for each time that it was told.
+    pub fn take_wanted(&mut self) -> Option<Proposal> {
+        self.wanted.take()
+    }
+
+    /// What the committer took is done. True: there is more.
+    pub fn finish_commit(&mut self) -> bool {
+        self.is_committing = self.wanted.is_some();
+        self.is_committing
     }
 }

@@ -2,22 +2,27 @@
 
 use super::cell::{Cell, Parked};
 use super::classic::Phase;
+use super::consumer;
+use super::counts::Gauges;
 use super::offset_records::{OffsetKey, OffsetRecord, floor_char_boundary};
-use super::settings::{GROUP_ID_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
+use super::settings::{GROUP_ID_BYTES_MAX, GROUPS_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
 use super::shell::Shell;
 use super::slot::Slot;
 use super::topic::OFFSETS_TOPIC;
 use crate::config::broker::NodeConfig;
 use crate::ids::{BrokerId, TopicPartition};
+use crate::metadata::group_change::Rebalance;
 use crate::metadata::intent::ControllerChannel;
 use crate::metadata::quorum::Quorum;
 use crate::platform::random;
 use crate::replica::hosted::Hosted;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
-pub use super::classic::{Description, Join, Joined, JoinedMember, MemberDescription, SyncGroup, Synced};
+pub use super::classic::{Description, Join, Joined, JoinedMember, Leaver, MemberDescription, SyncGroup, Synced};
+pub use super::consumer::{Heartbeat, HeartbeatAnswer};
 pub use super::offsets::{Committed, OffsetWrite};
 
 /// Why a group request failed; translated to Kafka's codes in `kafka/errors.rs`.
@@ -47,6 +52,8 @@ pub enum GroupError {
     FencedInstance,
     #[error("the group has its maximum size")]
     GroupFull,
+    #[error("the member's metadata or assignment is too large")]
+    MemberTooLarge,
     #[error("the offset's metadata is too large")]
     OffsetMetadataTooLarge,
     #[error("unknown topic or partition")]
@@ -61,6 +68,18 @@ pub enum GroupError {
     UnknownTopicId,
     #[error("coordinators of this kind are not served")]
     UnsupportedCoordinator,
+    #[error("the member's epoch is not the current one; it must give up its partitions and join again")]
+    FencedMemberEpoch,
+    #[error("the instance id is another member's, which has not left")]
+    UnreleasedInstance,
+    #[error("the server knows no such assignor")]
+    UnsupportedAssignor,
+    #[error("the member's epoch is an older one")]
+    StaleMemberEpoch,
+    #[error("the topic pattern is not valid, too large, or one too many of the group")]
+    InvalidRegex,
+    #[error("{0}")]
+    InvalidRequest(&'static str),
 }
 
 /// What the coordinator needs from the rest of the house.
@@ -99,7 +118,10 @@ pub struct Listing {
 pub struct ListedGroup {
     pub group: String,
     pub protocol_type: String,
-    pub phase: Phase,
+    /// Kafka's name of its state.
+    pub state: &'static str,
+    /// Kafka's name of its type.
+    pub kind: &'static str,
 }
 
 /// Cheap to clone. A request whose group another broker coordinates ends in [`GroupError::NotCoordinator`].
@@ -116,7 +138,7 @@ impl Coordinator {
         let settings = Settings::of(&parts.config.kafka);
         let shell = Shell::start(parts.config.node_id, settings, Box::new(move || quorum.image()), parts.controller);
         parts.hosted.add_listener(shell.clone());
-        tokio::spawn(Shell::follow_deletions(Arc::downgrade(&shell), updates));
+        tokio::spawn(Shell::follow_topics(Arc::downgrade(&shell), updates));
         Coordinator { shell }
     }
 
@@ -138,6 +160,7 @@ impl Coordinator {
         let slot = self.shell.slot(&join.group)?;
         // Before a group is made for it: nobody would ever come back to that one.
         join.check(&self.shell.settings.rules)?;
+        self.check_room(join.bytes(), join.member.is_empty())?;
         let cell = if join.member.is_empty() {
             slot.group_or_new(&join.group, self.shell.settings.rules, self.shell.timers.now())?
         } else {
@@ -172,30 +195,65 @@ impl Coordinator {
         generation: i32,
     ) -> Result<(), GroupError> {
         check_group_id(group)?;
-        let (_, cell) = self.find(group)?.ok_or(GroupError::UnknownMember)?;
-        let now = self.shell.timers.now();
-        cell.lock().machine.heartbeat(member, instance, generation, now)
+        let (slot, cell) = self.find(group)?.ok_or(GroupError::UnknownMember)?;
+        self.shell
+            .with(&slot, &cell, |entry, now| (entry.machine.heartbeat(member, instance, generation, now), Vec::new()))
     }
 
-    /// One result a member (id, instance), in the order given.
-    pub fn leave(
-        &self,
-        group: &str,
-        members: &[(String, Option<String>)],
-    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+    /// A heartbeat of the consumer protocol (KIP-848); resolves once what its answer reveals is committed.
+    pub async fn consumer_heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatAnswer, GroupError> {
+        check_group_id(&beat.group)?;
+        let slot = self.shell.slot(&beat.group)?;
+        beat.check()?;
+        let is_new = beat.epoch == consumer::JOIN;
+        self.check_room(if is_new || beat.topics.is_some() { beat.bytes() } else { 0 }, is_new)?;
+        let cell = if is_new {
+            slot.group_or_new(&beat.group, self.shell.settings.rules, self.shell.timers.now())?
+        } else {
+            slot.group(&beat.group)?.ok_or(GroupError::UnknownMember)?
+        };
+        let image = self.shell.image();
+        let (sender, receiver) = oneshot::channel();
+        self.shell.with(&slot, &cell, |entry, now| {
+            let ticket = entry.park(Parked::Heartbeat(sender));
+            ((), entry.machine.beat(ticket, &cell.group, beat, &image, now))
+        });
+        receiver.await.unwrap_or(Err(GroupError::NotCoordinator))
+    }
+
+    /// A group of the consumer protocol.
+    pub fn describe_consumer(&self, group: &str) -> Result<consumer::Description, GroupError> {
+        let (_, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
+        let entry = cell.lock();
+        entry.machine.describe_consumer().ok_or(GroupError::GroupNotFound)
+    }
+
+    /// May this member fetch offsets? `None`: a caller that names no member.
+    pub fn check_offset_fetch(&self, group: &str, member: Option<&str>, epoch: i32) -> Result<(), GroupError> {
+        match self.find(group)? {
+            Some((_, cell)) => cell.lock().machine.check_offset_fetch(member, epoch),
+            None => Ok(()),
+        }
+    }
+
+    /// One result a member, in the order given.
+    pub fn leave(&self, group: &str, members: &[Leaver]) -> Result<Vec<Result<(), GroupError>>, GroupError> {
         check_group_id(group)?;
         let Some((slot, cell)) = self.find(group)? else {
             return Ok(members.iter().map(|_| Err(GroupError::UnknownMember)).collect());
         };
-        let leave_one = |(member, instance): &(String, Option<String>)| {
-            self.shell.with(&slot, &cell, |entry, now| entry.machine.leave(member, instance.as_deref(), now))
-        };
-        Ok(members.iter().map(leave_one).collect())
+        Ok(self.shell.with(&slot, &cell, |entry, now| entry.machine.leave(members, now)))
+    }
+
+    /// The group's last rebalances, the newest last, also those under former coordinators.
+    pub fn history(&self, group: &str) -> Vec<Rebalance> {
+        let image = self.shell.image();
+        image.groups.groups.get(group).map(|group| group.history.iter().cloned().collect()).unwrap_or_default()
     }
 
     pub fn describe(&self, group: &str) -> Result<Description, GroupError> {
         let (_, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
-        let description = cell.lock().machine.describe();
+        let description = cell.lock().machine.describe().ok_or(GroupError::GroupNotFound)?;
         if description.phase == Phase::Dead { Err(GroupError::GroupNotFound) } else { Ok(description) }
     }
 
@@ -208,10 +266,13 @@ impl Coordinator {
             };
             for cell in cells {
                 let entry = cell.lock();
-                let phase = entry.machine.phase();
-                if phase != Phase::Dead {
-                    let protocol_type = entry.machine.protocol_type().to_string();
-                    listing.groups.push(ListedGroup { group: cell.group.clone(), protocol_type, phase });
+                if !entry.machine.is_dead() {
+                    listing.groups.push(ListedGroup {
+                        group: cell.group.clone(),
+                        protocol_type: entry.machine.protocol_type().to_string(),
+                        state: entry.machine.state_name(),
+                        kind: entry.machine.type_name(),
+                    });
                 }
             }
         }
@@ -223,10 +284,11 @@ impl Coordinator {
         check_group_id(group)?;
         let (slot, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
         let begun = self.shell.with(&slot, &cell, |entry, _| {
-            match entry.machine.phase() {
-                Phase::Dead => return (Err(GroupError::GroupNotFound), Vec::new()),
-                Phase::Empty => {}
-                _ => return (Err(GroupError::NonEmptyGroup), Vec::new()),
+            if entry.machine.is_dead() {
+                return (Err(GroupError::GroupNotFound), Vec::new());
+            }
+            if !entry.machine.is_empty() {
+                return (Err(GroupError::NonEmptyGroup), Vec::new());
             }
             let tombstones = entry.offsets.tombstones(group, |_| true);
             match self.shell.write_offsets(&slot, &cell, entry, tombstones) {
@@ -236,7 +298,7 @@ impl Coordinator {
             }
         });
         let ended = match self.shell.written(begun?).await {
-            Ok(()) => self.shell.set_group(&slot, group, None).await,
+            Ok(()) => self.shell.remove_group(&slot, &cell).await,
             Err(error) => Err(error),
         };
         match ended {
@@ -311,6 +373,17 @@ impl Coordinator {
         self.shell.settings.metadata_bytes_max
     }
 
+    pub fn gauges(&self) -> Gauges {
+        Gauges::of(&self.shell)
+    }
+
+    /// Who is in already may change a little more than who is new.
+    fn check_room(&self, comes: usize, is_new: bool) -> Result<(), GroupError> {
+        let bound = if is_new { GROUPS_BYTES_MAX } else { GROUPS_BYTES_MAX + GROUPS_BYTES_MAX / 4 };
+        let held = self.shell.held.load(Ordering::Relaxed);
+        if comes > 0 && held + comes > bound { Err(GroupError::GroupFull) } else { Ok(()) }
+    }
+
     fn find(&self, group: &str) -> Result<Option<Place>, GroupError> {
         check_group_id_length(group)?;
         let slot = self.shell.slot(group)?;
@@ -335,5 +408,7 @@ fn fresh_member_id(name: &str) -> String {
     format!("{}-{}", &name[..cut], random::uuid())
 }
 
+#[cfg(test)]
+mod commit_tests;
 #[cfg(test)]
 mod tests;

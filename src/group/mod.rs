@@ -2,24 +2,31 @@
 //!
 //! ```text
 //! kafka handlers ─→ Coordinator ─→ Slot (one led offsets partition) ─→ Cell (one group)
-//!                                                                       ├─ classic::Group  state + event → effects
+//!                                                                       ├─ Machine   state + event → effects
 //!                                                                       └─ Offsets         committed, pending
-//! effects ─→ parked replies │ SetGroup through Raft, then the parked SyncGroup answers │ deadlines ─→ Timers
+//! effects ─→ parked replies │ writes ─→ committer ─→ Raft, then parked answers │ deadlines ─→ Timers
 //! offsets ─→ OffsetsLog (append with acks=all; loaded anew by each new leader)
 //! ```
 //!
 //! What must outlive the coordinator is in two places: members, generation and assignment in the metadata image
 //! (committed before anyone is told of them), offsets in the compacted topic.
 
+pub mod assignor;
 mod cell;
 pub mod classic;
+mod committer;
+pub mod consumer;
 pub mod coordinator;
+pub mod counts;
+mod draft;
 mod log;
+pub mod machine;
 mod offset_records;
 pub mod offsets;
 pub mod partitioner;
 mod settings;
 mod shell;
 mod slot;
+mod split;
 mod timers;
 mod topic;

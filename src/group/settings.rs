@@ -9,10 +9,42 @@ pub const GROUPS_PER_PARTITION_MAX: usize = 10_000;
 pub const GROUP_ID_BYTES_MAX: usize = 4_096;
 /// What a fresh member id takes of its client's name at most.
 pub const MEMBER_ID_PREFIX_BYTES_MAX: usize = 255;
-/// Members of one group at most, whatever `group.max.size` says: a timer tick looks at all of them.
+/// Members of one group at most, whatever `group.max.size` says: a rebalance looks at all of them.
 pub const GROUP_SIZE_MAX: usize = 5_000;
-/// All of one group's members with metadata and assignments: they travel in one Raft command of at most 256 KiB.
-pub const GROUP_STATE_BYTES_MAX: usize = 240 * 1024;
+/// One member with its metadata and assignment: it travels in one Raft command of at most 256 KiB.
+pub const MEMBER_BYTES_MAX: usize = 220 * 1024;
+/// Protocols that one member supports; clients have one to three.
+pub const PROTOCOLS_PER_MEMBER_MAX: usize = 64;
+/// One protocol's name, and a protocol type.
+pub const PROTOCOL_NAME_BYTES_MAX: usize = 1_024;
+/// What all of a group's members have, each counted whole: the leader of a generation is sent all of it.
+pub const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A member's id that a client made itself.
+pub const MEMBER_ID_BYTES_MAX: usize = 1_024;
+/// A pattern that a member subscribes to, in UTF-8.
+pub const REGEX_BYTES_MAX: usize = 4_096;
+/// What a compiled pattern may take, for the moment in which topics are matched with it.
+pub const REGEX_COMPILED_BYTES_MAX: usize = 1024 * 1024;
+/// Parentheses within parentheses of a pattern.
+pub const REGEX_NESTING_MAX: u32 = 64;
+/// Distinct patterns of one group: each keeps the topics that it stands for.
+pub const PATTERNS_PER_GROUP_MAX: usize = 256;
+/// A member that waits for what others must release first is told to ask again after this. Not sooner: librdkafka takes
+/// the interval for its heartbeats' timeout too, and a heartbeat may stand behind an offset commit.
+pub const UNSETTLED_INTERVAL_MS: i32 = 2_000;
+/// What a client gives as its reason, kept in the history (KIP-800).
+pub const REASON_BYTES_MAX: usize = 255;
+/// How long a new member's join is parked, in milliseconds: its client may be gone, and then it must come back. Kafka's
+/// value.
+pub const NEW_MEMBER_JOIN_MS_MAX: u64 = 300_000;
+/// What all groups of this broker take; beyond it nobody new may join.
+pub const GROUPS_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Of one command's share in a large write: members and their bytes.
+pub const PART_BYTES_MAX: usize = 224 * 1024;
+/// What the committer submits at once; a message between nodes has at most 4 MiB.
+pub const INTENT_BYTES_MAX: usize = 1024 * 1024;
+/// Submissions of the committer that may be under way.
+pub const COMMITS_IN_FLIGHT_MAX: usize = 8;
 /// Offsets of one appended batch; a commit of more is several batches.
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Bytes per read while a partition is loaded.
@@ -27,6 +59,42 @@ pub struct Rules {
     pub group_size_max: usize,
     /// An empty group is looked at this long after it became empty: without offsets it goes.
     pub empty_check_ms: u64,
+    pub consumer: ConsumerRules,
+}
+
+/// The same for the consumer protocol (KIP-848); a group may have its own times within the bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConsumerRules {
+    pub session_ms: i32,
+    pub session_min_ms: i32,
+    pub session_max_ms: i32,
+    pub interval_ms: i32,
+    pub interval_min_ms: i32,
+    pub interval_max_ms: i32,
+    pub size_max: usize,
+    /// A classic group may become one of the consumer protocol.
+    pub upgrades: bool,
+    pub downgrades: bool,
+}
+
+impl ConsumerRules {
+    fn of(config: &BrokerConfigs) -> ConsumerRules {
+        let int = |name: &str| i32::try_from(config.int(name)).unwrap_or(i32::MAX);
+        let (session_min_ms, interval_min_ms) =
+            (int("group.consumer.min.session.timeout.ms"), int("group.consumer.min.heartbeat.interval.ms"));
+        let policy = config.text("group.consumer.migration.policy");
+        ConsumerRules {
+            session_ms: int("group.consumer.session.timeout.ms"),
+            session_min_ms,
+            session_max_ms: int("group.consumer.max.session.timeout.ms").max(session_min_ms),
+            interval_ms: int("group.consumer.heartbeat.interval.ms"),
+            interval_min_ms,
+            interval_max_ms: int("group.consumer.max.heartbeat.interval.ms").max(interval_min_ms),
+            size_max: usize::try_from(config.int("group.consumer.max.size")).unwrap_or(1).clamp(1, GROUP_SIZE_MAX),
+            upgrades: matches!(policy, "bidirectional" | "upgrade"),
+            downgrades: matches!(policy, "bidirectional" | "downgrade"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +121,7 @@ impl Settings {
                 session_max_ms: milliseconds("group.max.session.timeout.ms"),
                 group_size_max: count("group.max.size").clamp(1, GROUP_SIZE_MAX),
                 empty_check_ms: milliseconds("offsets.retention.check.interval.ms"),
+                consumer: ConsumerRules::of(config),
             },
             // A text of the record format has a 2-byte length.
             metadata_bytes_max: count("offset.metadata.max.bytes").min(i16::MAX.unsigned_abs().into()),
@@ -66,6 +135,22 @@ impl Settings {
 }
 
 #[cfg(test)]
+impl ConsumerRules {
+    /// The defaults.
+    pub const FOR_TESTS: ConsumerRules = ConsumerRules {
+        session_ms: 45_000,
+        session_min_ms: 6_000,
+        session_max_ms: 60_000,
+        interval_ms: 3_000,
+        interval_min_ms: 1_000,
+        interval_max_ms: 15_000,
+        size_max: 5_000,
+        upgrades: true,
+        downgrades: true,
+    };
+}
+
+#[cfg(test)]
 impl Settings {
     /// Kafka's defaults, but no initial delay.
     pub fn for_tests() -> Settings {
@@ -76,6 +161,7 @@ impl Settings {
                 session_max_ms: 1_800_000,
                 group_size_max: 100,
                 empty_check_ms: 600_000,
+                consumer: ConsumerRules::FOR_TESTS,
             },
             metadata_bytes_max: 4_096,
             commit_timeout: Duration::from_secs(5),

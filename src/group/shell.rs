@@ -1,9 +1,11 @@
 //! Performs what the state machines decide: answers, commits through Raft, deadlines, loading and resigning.
 
-use super::cell::{Cell, Entry};
-use super::classic::{Effect, Millis};
+use super::cell::{Cell, Entry, Held, Proposal};
+use super::committer::{Committer, Queued};
 use super::coordinator::GroupError;
+use super::counts::Counts;
 use super::log::OffsetsLog;
+use super::machine::{Effect, Millis};
 use super::offset_records::OffsetRecord;
 use super::partitioner::partition_for;
 use super::settings::Settings;
@@ -11,14 +13,15 @@ use super::slot::Slot;
 use super::timers::{Due, Timers};
 use super::topic::{self, OFFSETS_TOPIC};
 use crate::ids::*;
-use crate::metadata::command::{GroupChange, GroupState, MetadataError};
+use crate::metadata::command::{GroupChange, MetadataError};
 use crate::metadata::event::Event;
 use crate::metadata::image::Image;
-use crate::metadata::intent::{ControllerChannel, Intent, IntentAnswer, IntentError};
+use crate::metadata::intent::{ControllerChannel, Intent, IntentAnswer, IntentError, SubmitError};
 use crate::metadata::quorum::Update;
 use crate::platform::clock;
 use crate::replica::hosted::LeadershipListener;
 use crate::replica::partition::Partition;
+use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -26,18 +29,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// The newest applied metadata.
 pub type ImageSource = Box<dyn Fn() -> Arc<Image> + Send + Sync>;
 
-/// How often a state is offered again when the stored generation turned out to be another.
-const STALE_TRIES: usize = 5;
 /// A deadline looked at later than this was missed because this process did not run.
 const OVERSLEPT_MS: Millis = 1_000;
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const LOAD_PAUSE: Duration = Duration::from_millis(200);
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The answer to one submission of the committer.
+pub type ChangesFuture = BoxFuture<'static, Result<IntentAnswer, SubmitError>>;
 
 pub struct Shell {
     pub broker: BrokerId,
@@ -48,6 +51,11 @@ pub struct Shell {
     /// By partition number. Bound: the partitions of the offsets topic.
     slots: RwLock<BTreeMap<i32, Arc<Slot>>>,
     pub timers: Arc<Timers>,
+    /// What all groups take; see [`GROUPS_BYTES_MAX`](super::settings::GROUPS_BYTES_MAX).
+    pub held: Held,
+    pub counts: Counts,
+    /// To the committer. Bound: a group is in it once.
+    commits: mpsc::UnboundedSender<Queued>,
     is_creating_topic: AtomicBool,
     own: Weak<Shell>,
 }
@@ -60,6 +68,7 @@ impl Shell {
         image: ImageSource,
         controller: Arc<dyn ControllerChannel>,
     ) -> Arc<Shell> {
+        let (commits, queue) = mpsc::unbounded_channel();
         let shell = Arc::new_cyclic(|own: &Weak<Shell>| Shell {
             broker,
             settings,
@@ -68,9 +77,13 @@ impl Shell {
             runtime: Handle::current(),
             slots: RwLock::default(),
             timers: Timers::new(),
+            held: Held::default(),
+            counts: Counts::default(),
+            commits,
             is_creating_topic: AtomicBool::new(false),
             own: own.clone(),
         });
+        shell.runtime.spawn(Committer::run(Arc::downgrade(&shell), queue));
         let own = Arc::downgrade(&shell);
         shell.runtime.spawn(shell.timers.clone().run(move |due| {
             if let Some(shell) = own.upgrade() {
@@ -115,7 +128,9 @@ impl Shell {
     ) -> T {
         let now = self.timers.now();
         let mut entry = cell.lock();
-        let (value, effects) = act(&mut entry, now);
+        entry.machine.see(|| self.image());
+        let (value, mut effects) = act(&mut entry, now);
+        effects.extend(entry.machine.downgrade(now));
         let afterwards = entry.perform(effects);
         let goes = afterwards.is_long_empty && entry.offsets.is_empty();
         if goes {
@@ -124,8 +139,8 @@ impl Shell {
         }
         self.reschedule(slot, cell, &mut entry);
         drop(entry);
-        if afterwards.starts_committer {
-            self.runtime.spawn(self.own().commit_states(slot.clone(), cell.clone()));
+        if afterwards.starts_commit {
+            self.tell_committer(slot, cell);
         }
         if goes {
             self.runtime.spawn(self.own().remove_unused(slot.clone(), cell.clone()));
@@ -162,66 +177,35 @@ impl Shell {
         });
     }
 
-    /// The states of one group, one after the other.
-    async fn commit_states(self: Arc<Self>, slot: Arc<Slot>, cell: Arc<Cell>) {
-        loop {
-            let Some((attempt, state)) = cell.lock().take_wanted() else { return };
-            let outcome = self.set_group(&slot, &cell.group, Some(state)).await;
-            self.with(&slot, &cell, |entry, now| ((), entry.machine.committed(attempt, outcome, now)));
-        }
-    }
-
     async fn remove_unused(self: Arc<Self>, slot: Arc<Slot>, cell: Arc<Cell>) {
-        if let Err(error) = self.set_group(&slot, &cell.group, None).await {
+        if let Err(error) = self.remove_group(&slot, &cell).await {
             tracing::warn!(group = cell.group, %error, "an unused group stays in the metadata for now");
         }
         slot.forget(&cell);
     }
 
-    /// Commits a group's state. The generation stored before is read from the image: this broker is the only writer
-    /// in its leader epoch, so a refusal means that the epoch is over, or that an earlier commit whose outcome was
-    /// unknown landed late.
-    pub async fn set_group(&self, slot: &Slot, group: &str, state: Option<GroupState>) -> Result<(), GroupError> {
-        for _ in 0..STALE_TRIES {
-            if slot.is_gone() {
-                return Err(GroupError::NotCoordinator);
-            }
-            let image = self.image();
-            if image.partition(slot.id).is_none_or(|partition| partition.leader_epoch != slot.epoch) {
-                return Err(GroupError::NotCoordinator);
-            }
-            let stored = image.groups.groups.get(group);
-            if state.is_none() && stored.is_none() {
-                return Ok(());
-            }
-            let change = GroupChange {
-                group: group.to_string(),
-                coordinator: slot.id,
-                leader_epoch: slot.epoch,
-                expected_generation: stored.map_or(-1, |stored| stored.generation),
-                state: state.clone(),
-            };
-            let answer = self.controller.submit(Intent::SetGroup(change), self.settings.assignment_timeout).await;
-            match answer.map(refusal) {
-                Ok(None) => return Ok(()),
-                Ok(Some(IntentError::Metadata(MetadataError::StaleGroup))) => tokio::time::sleep(RETRY_PAUSE).await,
-                Ok(Some(IntentError::Metadata(
-                    MetadataError::StaleLeaderEpoch { .. }
-                    | MetadataError::NotLeader(_)
-                    | MetadataError::UnknownPartition
-                    | MetadataError::UnknownTopic,
-                ))) => return Err(GroupError::NotCoordinator),
-                Ok(Some(error)) => {
-                    tracing::error!(group, %error, "the controller refused a group's state");
-                    return Err(GroupError::NotAvailable);
-                }
-                Err(error) => {
-                    tracing::warn!(group, %error, "a group's state was not committed");
-                    return Err(GroupError::NotAvailable);
-                }
-            }
+    /// Takes the group out of the metadata. The caller ended its machine, so that nothing is written after it.
+    pub async fn remove_group(&self, slot: &Arc<Slot>, cell: &Arc<Cell>) -> Result<(), GroupError> {
+        let (sender, receiver) = oneshot::channel();
+        let starts_commit = cell.lock().want(Proposal::Remove(sender));
+        if starts_commit {
+            self.tell_committer(slot, cell);
         }
-        Err(GroupError::NotCoordinator)
+        receiver.await.unwrap_or(Err(GroupError::NotCoordinator))
+    }
+
+    fn tell_committer(&self, slot: &Arc<Slot>, cell: &Arc<Cell>) {
+        let _stopped = self.commits.send((slot.clone(), cell.clone()));
+    }
+
+    pub fn assignment_timeout_ms(&self) -> Millis {
+        u64::try_from(self.settings.assignment_timeout.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub fn submit_changes(&self, changes: Vec<GroupChange>) -> ChangesFuture {
+        self.counts.command();
+        let (own, timeout) = (self.own(), self.settings.assignment_timeout);
+        Box::pin(async move { own.controller.submit(Intent::ChangeGroups(changes), timeout).await })
     }
 
     /// Appends offsets, under the caller's lock, so that commits lie in the log in the order in which they were
@@ -269,7 +253,7 @@ impl Shell {
     }
 
     fn led(&self, id: TopicPartition, epoch: LeaderEpoch, log: Arc<dyn OffsetsLog>) {
-        let slot = Arc::new(Slot::loading(id, epoch, log));
+        let slot = Arc::new(Slot::loading(id, epoch, log, self.held.clone()));
         let former = self.slots.write().insert(id.partition, slot.clone());
         let own = self.own();
         self.spawn_after(former, async move { own.load(slot).await });
@@ -317,9 +301,9 @@ impl Shell {
         let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
         let groups = &image.groups.groups;
         let own = groups.iter().filter(|(name, _)| partition_for(name, count) == slot.id.partition);
-        let cells = slot.fill(self.settings.rules, offsets, own, self.timers.now());
+        let cells = slot.fill(self.settings.rules, offsets, own, &image, self.timers.now());
         for cell in &cells {
-            self.with(&slot, cell, |_, _| ((), Vec::new()));
+            self.with(&slot, cell, |entry, now| ((), entry.machine.topics_changed(now)));
         }
         tracing::info!(
             partition = slot.id.partition,
@@ -344,8 +328,19 @@ impl Shell {
         }
     }
 
-    /// Follows deletions of topics until the metadata stops.
-    pub async fn follow_deletions(own: Weak<Shell>, mut updates: broadcast::Receiver<Update>) {
+    /// Topics came, went or grew: groups of the consumer protocol look whether these are theirs.
+    fn look_at_topics(&self, slots: &[Arc<Slot>]) {
+        for slot in slots {
+            for cell in slot.all().unwrap_or_default() {
+                if cell.lock().machine.follows_topics() {
+                    self.with(slot, &cell, |entry, now| ((), entry.machine.topics_changed(now)));
+                }
+            }
+        }
+    }
+
+    /// Follows what becomes of topics until the metadata stops.
+    pub async fn follow_topics(own: Weak<Shell>, mut updates: broadcast::Receiver<Update>) {
         loop {
             let update = updates.recv().await;
             let Some(shell) = own.upgrade() else { return };
@@ -363,10 +358,20 @@ impl Shell {
                     if !deleted.is_empty() {
                         shell.forget_topics(&slots, |name| deleted.contains(name));
                     }
+                    let is_of_topics = |event: &Event| {
+                        matches!(
+                            event,
+                            Event::TopicCreated { .. } | Event::TopicDeleted { .. } | Event::PartitionsAdded { .. }
+                        )
+                    };
+                    if update.events.iter().any(|indexed| is_of_topics(&indexed.event)) {
+                        shell.look_at_topics(&slots);
+                    }
                 }
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
                     let image = shell.image();
                     shell.forget_topics(&slots, |name| image.topic_by_name(name).is_none());
+                    shell.look_at_topics(&slots);
                 }
                 Err(broadcast::error::RecvError::Closed) => return,
             }

@@ -5,6 +5,12 @@ use crate::metadata::image::Image;
 use crate::metadata::intent::TopicIntent;
 
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+
+/// The cluster's own topics: no pattern matches them.
+pub fn is_internal(name: &str) -> bool {
+    matches!(name, OFFSETS_TOPIC | TRANSACTIONS_TOPIC)
+}
 
 /// What to ask the controller for; `None` while too few brokers are alive to hold all replicas at once. Fenced
 /// brokers count for the replication factor: one that is starting must not end up with a topic of fewer copies.

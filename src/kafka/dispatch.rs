@@ -116,6 +116,8 @@ pub fn start(context: &RequestContext, header: &Header, body: Bytes, again: bool
         DESCRIBE_QUORUM => later!(DescribeQuorumRequest, quorum::describe),
         DESCRIBE_CLUSTER => later!(DescribeClusterRequest, cluster::describe),
         UNREGISTER_BROKER => later!(UnregisterBrokerRequest, cluster::unregister),
+        CONSUMER_GROUP_HEARTBEAT => later!(ConsumerGroupHeartbeatRequest, consumer_group::heartbeat),
+        CONSUMER_GROUP_DESCRIBE => later!(ConsumerGroupDescribeRequest, consumer_group::describe),
         ADD_RAFT_VOTER => {
             let request = quorum::decode_add(version, body)?;
             // The answer is the same in both versions, and its codec knows the first.

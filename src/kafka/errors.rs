@@ -82,14 +82,19 @@ pub fn group(error: &GroupError) -> i16 {
         GroupError::InvalidSessionTimeout => Code::InvalidSessionTimeout,
         GroupError::InvalidGroupId => Code::InvalidGroupId,
         GroupError::FencedInstance => Code::FencedInstanceId,
-        GroupError::GroupFull => Code::GroupMaxSizeReached,
+        GroupError::GroupFull | GroupError::MemberTooLarge => Code::GroupMaxSizeReached,
         GroupError::OffsetMetadataTooLarge => Code::OffsetMetadataTooLarge,
         GroupError::UnknownTopicOrPartition => Code::UnknownTopicOrPartition,
         GroupError::NonEmptyGroup => Code::NonEmptyGroup,
         GroupError::GroupNotFound => Code::GroupIdNotFound,
         GroupError::UnstableOffset => Code::UnstableOffsetCommit,
         GroupError::UnknownTopicId => Code::UnknownTopicId,
-        GroupError::UnsupportedCoordinator => Code::InvalidRequest,
+        GroupError::UnsupportedCoordinator | GroupError::InvalidRequest(_) => Code::InvalidRequest,
+        GroupError::FencedMemberEpoch => Code::FencedMemberEpoch,
+        GroupError::UnreleasedInstance => Code::UnreleasedInstanceId,
+        GroupError::UnsupportedAssignor => Code::UnsupportedAssignor,
+        GroupError::StaleMemberEpoch => Code::StaleMemberEpoch,
+        GroupError::InvalidRegex => Code::InvalidRegularExpression,
     };
     code.code()
 }

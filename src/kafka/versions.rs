@@ -46,6 +46,8 @@ pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
 pub const DESCRIBE_QUORUM: i16 = 55;
 pub const DESCRIBE_CLUSTER: i16 = 60;
 pub const UNREGISTER_BROKER: i16 = 64;
+pub const CONSUMER_GROUP_HEARTBEAT: i16 = 68;
+pub const CONSUMER_GROUP_DESCRIBE: i16 = 69;
 pub const ADD_RAFT_VOTER: i16 = 80;
 pub const REMOVE_RAFT_VOTER: i16 = 81;
 
@@ -88,6 +90,8 @@ pub const TABLE: &[Api] = &[
     client(DESCRIBE_QUORUM, 0, 2),
     client(DESCRIBE_CLUSTER, 0, 2),
     client(UNREGISTER_BROKER, 0, 0),
+    client(CONSUMER_GROUP_HEARTBEAT, 0, 1),
+    client(CONSUMER_GROUP_DESCRIBE, 0, 1),
     client(ADD_RAFT_VOTER, 0, 1),
     client(REMOVE_RAFT_VOTER, 0, 0),
 ];

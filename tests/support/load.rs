@@ -66,6 +66,11 @@ pub struct Load {
 
 impl Load {
     pub fn start(bootstrap: &str, topic: &str, partitions: i32) -> Load {
+        Load::start_slow(bootstrap, topic, partitions, Duration::from_millis(1))
+    }
+
+    /// Rests for `pause` after every twenty records.
+    pub fn start_slow(bootstrap: &str, topic: &str, partitions: i32, pause: Duration) -> Load {
         let acks = Arc::new(Acks::default());
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let producer: ThreadedProducer<Context> = ClientConfig::new()
@@ -97,7 +102,7 @@ impl Load {
                     Err((error, _)) => panic!("send: {error}"),
                 }
                 if next.is_multiple_of(20) {
-                    std::thread::park_timeout(Duration::from_millis(1));
+                    std::thread::park_timeout(pause);
                 }
             }
             producer.flush(Duration::from_secs(90)).expect("everything sent is acked or failed within 90 s");

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 
 pub(super) fn check(history: &History, verdict: &mut Verdict) {
     let mut highest: BTreeMap<Place, Commit> = BTreeMap::new();
-    for commit in &history.commits {
+    for commit in history.commits.iter().filter(|commit| commit.done_ms.is_some()) {
         let so_far = highest.entry(commit.place).or_insert(*commit);
         if so_far.offset < commit.offset {
             *so_far = *commit;
@@ -15,9 +15,9 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
     for (place, commit) in &highest {
         let found = history.committed.get(place).copied().unwrap_or(-1);
         if found < commit.offset {
-            let Commit { offset, at_ms, .. } = commit;
-            let told =
-                format!("{}: offset {offset} committed at {at_ms} ms, at the end it is {found}", history.place(*place));
+            let Commit { offset, asked_ms, .. } = commit;
+            let place = history.place(*place);
+            let told = format!("{place}: offset {offset} committed at {asked_ms} ms, at the end it is {found}");
             verdict.anomalies.push(Anomaly::new(Kind::CommitLost, told));
         }
     }

@@ -3,10 +3,12 @@
 //! ```text
 //! sends + reads + what is there at the end ─→ values (lost, duplicate, order) ─┐
 //! polls of each reader ─→ polls (gaps, going back)                            ├─→ anomalies, each with its evidence
-//! commits, members' reads ─→ group (at least once)                            ─┘
+//! commits, members' reads ─→ group (at least once)                            ─┤
+//! who owned what when ─→ owners (one at a time, never back)                   ─┘
 //! ```
 
 mod group;
+mod owners;
 mod polls;
 mod values;
 mod verdict;

@@ -1,7 +1,7 @@
 //! For each anomaly the smallest history that has it; each differs from the clean one in one thing.
 
 use super::{Kind, check};
-use crate::history::{Commit, History, Outcome, PlaceName, Promise, Read, Reader, Send, Value};
+use crate::history::{Commit, End, Hang, History, Outcome, Ownership, PlaceName, Promise, Read, Reader, Send, Value};
 
 const IDEMPOTENT: u16 = 0;
 const RETRYING: u16 = 1;
@@ -13,6 +13,14 @@ fn read(offset: i64, value: Value) -> Read {
 
 fn send(value: Value, outcome: Outcome) -> Send {
     Send { value, place: 0, sent_ms: 0, done_ms: u32::from(outcome != Outcome::Unknown), outcome }
+}
+
+fn commit(member: usize, offset: i64, asked_ms: u32, done_ms: Option<u32>) -> Commit {
+    Commit { member, place: 0, offset, asked_ms, done_ms }
+}
+
+fn owned(member: usize, from_ms: u32, until_ms: u32, end: End, began: i64) -> Ownership {
+    Ownership { member, place: 0, from_ms, until_ms, end, began: Some(began) }
 }
 
 fn v(producer: u16, sequence: u64) -> Value {
@@ -38,7 +46,9 @@ fn clean() -> History {
         ],
         readers: vec![reader("r0")],
         members: vec![reader("m0")],
-        commits: vec![Commit { place: 0, offset: 2, at_ms: 5 }, Commit { place: 0, offset: 4, at_ms: 9 }],
+        commits: vec![commit(0, 2, 4, Some(5)), commit(0, 4, 8, Some(9))],
+        ownerships: vec![owned(0, 1, 20, End::Open, 0)],
+        hangs: vec![],
         committed: [(0, 5)].into(),
         last: reader("last"),
         high_watermarks: [(0, 5)].into(),
@@ -248,4 +258,56 @@ fn a_commit_above_what_the_members_read_skips_records() {
     let rest = Reader { name: "m1".into(), reads: vec![history.last.reads[2]], resets: vec![] };
     history.members.push(rest);
     assert_eq!(kinds(&history), [], "another member read it");
+}
+
+/// The second member takes the partition over from the first, which was revoked at 10.
+fn handed_over() -> History {
+    let mut history = clean();
+    history.members.push(Reader { name: "m1".into(), reads: vec![history.last.reads[4]], resets: vec![] });
+    history.ownerships = vec![owned(0, 1, 10, End::Revoked, 0), owned(1, 12, 30, End::Open, 4)];
+    history
+}
+
+#[test]
+fn a_partition_may_be_handed_over_and_is_never_owned_twice() {
+    let mut history = handed_over();
+    assert_eq!(kinds(&history), []);
+    history.ownerships[0].until_ms = 13;
+    assert_eq!(kinds(&history), [Kind::TwoOwners]);
+    history.ownerships[0].end = End::Lost;
+    assert_eq!(kinds(&history), [], "it was expelled, and is told so only later");
+}
+
+#[test]
+fn a_new_owner_that_begins_before_an_answered_commit_goes_back() {
+    let mut history = handed_over();
+    history.ownerships[1].began = Some(3);
+    assert_eq!(kinds(&history), [Kind::WentBack]);
+    history.commits[1].done_ms = Some(15);
+    assert_eq!(kinds(&history), [], "not answered before it was given the partition");
+}
+
+#[test]
+fn a_commit_taken_from_a_member_that_was_expelled_is_a_zombies() {
+    let mut history = handed_over();
+    history.ownerships[0] = owned(0, 1, 25, End::Lost, 0);
+    history.commits.push(commit(0, 4, 20, None));
+    assert_eq!(kinds(&history), [], "it was refused");
+    history.commits[2].done_ms = Some(21);
+    assert_eq!(kinds(&history), [Kind::ZombieCommit]);
+    // The new owner's own, while the old one does not know yet.
+    history.commits[2].member = 1;
+    assert_eq!(kinds(&history), []);
+}
+
+#[test]
+fn a_member_that_hangs_loses_its_partitions_to_another_while_it_hangs() {
+    let mut history = handed_over();
+    history.ownerships = vec![owned(0, 1, 30_000, End::Lost, 0), owned(1, 9_000, 60_000, End::Open, 4)];
+    history.hangs = vec![Hang { member: 0, from_ms: 2_000, until_ms: 22_000 }];
+    assert_eq!(kinds(&history), []);
+    history.ownerships[1].from_ms = 31_000;
+    assert_eq!(kinds(&history), [Kind::HungOwner]);
+    history.hangs[0].until_ms = 9_000;
+    assert_eq!(kinds(&history), [], "it did not hang for long");
 }

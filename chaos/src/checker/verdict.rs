@@ -1,6 +1,6 @@
 //! What can be wrong, and the whole judgement.
 
-use super::{group, polls, values};
+use super::{group, owners, polls, values};
 use crate::history::History;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +33,14 @@ pub enum Kind {
     CommitLost,
     /// Below the group's committed offset, but no member read it.
     CommitUnread,
+    /// Two members owned a partition at once, and the first had not been expelled.
+    TwoOwners,
+    /// A member began below an offset that had been committed before it was given the partition.
+    WentBack,
+    /// A commit was taken from a member after the group had given the partition to another.
+    ZombieCommit,
+    /// A member did not poll for long, and the group did not go on without it.
+    HungOwner,
     /// A part of the log below the high watermark could not be read at the end.
     Unreadable,
     /// The batches of an idempotent producer in a log do not follow one another.
@@ -64,6 +72,10 @@ impl Kind {
             Kind::ProducerFailed => "producer failed",
             Kind::CommitLost => "commit lost",
             Kind::CommitUnread => "committed unread",
+            Kind::TwoOwners => "two owners",
+            Kind::WentBack => "position went back",
+            Kind::ZombieCommit => "zombie commit",
+            Kind::HungOwner => "hung owner",
             Kind::Unreadable => "unreadable",
             Kind::BrokenSequence => "broken sequence",
             Kind::ReplicasDiffer => "replicas differ",
@@ -114,6 +126,7 @@ pub fn check(history: &History) -> Verdict {
     values::check(history, &mut verdict);
     polls::check(history, &mut verdict);
     group::check(history, &mut verdict);
+    owners::check(history, &mut verdict);
     verdict.anomalies.sort_by_key(|anomaly| anomaly.kind);
     verdict
 }

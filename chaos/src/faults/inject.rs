@@ -109,6 +109,10 @@ impl World {
                 let all: Vec<NodeId> = self.nodes.layout.ids().collect();
                 self.cut_power(&all)?
             }
+            Fault::HangMember => {
+                self.progress.hung.store(true, Ordering::Relaxed);
+                String::new()
+            }
             Fault::Drain(node) => {
                 self.drained.insert(*node);
                 return Ok(asked(self.cli.drain(*node)));
@@ -153,6 +157,7 @@ impl World {
             | Fault::PowerCut(node) => self.nodes.start_node(*node)?,
             // Others may be down just now: what is refused is undone at the end of the round.
             Fault::Drain(_) | Fault::Quorum(_) => drop(self.try_undo()),
+            Fault::HangMember => self.progress.hung.store(false, Ordering::Relaxed),
             Fault::Reassign { .. } => {}
         }
         Ok(None)

@@ -20,6 +20,7 @@ pub enum Kind {
     Drain,
     Reassign,
     Quorum,
+    HangMember,
 }
 
 impl Kind {
@@ -42,6 +43,7 @@ impl Kind {
         Kind::Drain,
         Kind::Reassign,
         Kind::Quorum,
+        Kind::HangMember,
     ];
     pub const PARTITIONS: [Kind; 4] = [Kind::Isolate, Kind::Split, Kind::Ring, Kind::OneWay];
 
@@ -65,6 +67,7 @@ impl Kind {
             Kind::Drain => "drain",
             Kind::Reassign => "reassign",
             Kind::Quorum => "quorum",
+            Kind::HangMember => "hang-member",
         }
     }
 
@@ -85,6 +88,6 @@ impl Kind {
 
     /// Goes with no other fault.
     pub fn is_alone(self) -> bool {
-        self.takes_data() || matches!(self, Kind::KillAll | Kind::PowerCutAll | Kind::Quorum)
+        self.takes_data() || matches!(self, Kind::KillAll | Kind::PowerCutAll | Kind::Quorum | Kind::HangMember)
     }
 }

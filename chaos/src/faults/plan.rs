@@ -38,6 +38,8 @@ pub enum Fault {
     },
     /// `quorum remove`, later add.
     Quorum(NodeId),
+    /// A member of the group stops polling, later goes on.
+    HangMember,
 }
 
 /// Which calls fail with EIO.
@@ -78,6 +80,7 @@ impl Fault {
             Fault::Drain(_) => Kind::Drain,
             Fault::Reassign { .. } => Kind::Reassign,
             Fault::Quorum(_) => Kind::Quorum,
+            Fault::HangMember => Kind::HangMember,
         }
     }
 }
@@ -97,7 +100,7 @@ impl std::fmt::Display for Fault {
                 let links: Vec<String> = cuts.iter().map(|(a, b)| format!("{}→{}", end(*a), end(*b))).collect();
                 write!(f, "{name} {}", links.join(" "))
             }
-            Fault::KillAll | Fault::PowerCutAll => f.write_str(name),
+            Fault::KillAll | Fault::PowerCutAll | Fault::HangMember => f.write_str(name),
             Fault::Reassign { place, replicas } => write!(f, "{name} place {place} to {replicas:?}"),
         }
     }
@@ -148,6 +151,16 @@ fn how_many(chance: &mut Chance) -> usize {
 const HOLD_MS: (u64, u64) = (200, 5_000);
 const CUT_MS: (u64, u64) = (1_000, 8_000);
 const STAGGER_MS: u64 = 2_500;
+/// So long that the group must have gone on without the member: see [`crate::workload::group`].
+const HUNG_MS: (u64, u64) = (20_000, 22_000);
+
+fn hold_range(kind: Kind) -> (u64, u64) {
+    match kind {
+        Kind::HangMember => HUNG_MS,
+        kind if kind.is_partition() => CUT_MS,
+        _ => HOLD_MS,
+    }
+}
 
 pub fn round(chance: &mut Chance, means: &Means) -> Round {
     let first = *chance.choose(&means.kinds);
@@ -164,7 +177,7 @@ pub fn round(chance: &mut Chance, means: &Means) -> Round {
     for kind in kinds {
         let is_second_cut = kind.is_partition() && round.steps.iter().any(|step| step.fault.kind().is_partition());
         if !is_second_cut && let Some(fault) = fault(chance, kind, &mut free, means) {
-            let (low, high) = if kind.is_partition() { CUT_MS } else { HOLD_MS };
+            let (low, high) = hold_range(kind);
             let hold_ms = u32::try_from(chance.between(low, high)).expect("seconds");
             let begin_ms = match round.steps.is_empty() {
                 true => 0,
@@ -198,6 +211,7 @@ fn fault(chance: &mut Chance, kind: Kind, free: &mut Vec<NodeId>, means: &Means)
         }
         Kind::KillAll => return Some(Fault::KillAll),
         Kind::PowerCutAll => return Some(Fault::PowerCutAll),
+        Kind::HangMember => return Some(Fault::HangMember),
         Kind::Reassign => {
             let all: Vec<NodeId> = (1..=nodes).collect();
             let place = chance.between(0, means.places as u64) as usize;
@@ -227,20 +241,22 @@ fn fault(chance: &mut Chance, kind: Kind, free: &mut Vec<NodeId>, means: &Means)
         Kind::Drain => Fault::Drain(node),
         Kind::Quorum => Fault::Quorum(node),
         Kind::Isolate | Kind::Split | Kind::Ring | Kind::OneWay => unreachable!("returned above"),
-        Kind::KillAll | Kind::PowerCutAll | Kind::Reassign => unreachable!("returned above"),
+        Kind::KillAll | Kind::PowerCutAll | Kind::Reassign | Kind::HangMember => unreachable!("returned above"),
     })
 }
 
 /// Every kind once, in the order of the kinds, one at a time, each held long enough to be noticed.
 pub fn short(chance: &mut Chance, means: &Means) -> Vec<Round> {
     const HOLD_SHORT_MS: u32 = 5_000;
+    let hung_ms = u32::try_from(HUNG_MS.0).expect("seconds");
     means
         .kinds
         .iter()
         .filter_map(|kind| {
             let mut free: Vec<NodeId> = (1..=means.nodes).collect();
             let fault = fault(chance, *kind, &mut free, means)?;
-            Some(Round { steps: vec![Step { fault, begin_ms: 0, hold_ms: HOLD_SHORT_MS }] })
+            let hold_ms = if *kind == Kind::HangMember { hung_ms } else { HOLD_SHORT_MS };
+            Some(Round { steps: vec![Step { fault, begin_ms: 0, hold_ms }] })
         })
         .collect()
 }
@@ -259,7 +275,7 @@ mod tests {
             Fault::Kill(n) | Fault::Term(n) | Fault::Pause(n) | Fault::DiskFull(n) | Fault::Truncate(n) => Some(*n),
             Fault::Flip(n) | Fault::Wipe(n) | Fault::PowerCut(n) | Fault::Drain(n) | Fault::Quorum(n) => Some(*n),
             Fault::DiskError(n, _) => Some(*n),
-            Fault::Cut(..) | Fault::KillAll | Fault::PowerCutAll | Fault::Reassign { .. } => None,
+            Fault::Cut(..) | Fault::KillAll | Fault::PowerCutAll | Fault::Reassign { .. } | Fault::HangMember => None,
         }
     }
 

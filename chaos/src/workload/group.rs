@@ -5,9 +5,11 @@ use super::progress::Progress;
 use super::reader::{is_reset, note};
 use super::topics::{Places, TOPICS};
 use crate::clock::Clock;
-use crate::history::{Commit, Place, Reader};
+use crate::history::{Commit, End, Hang, Ownership, Place, Reader};
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -30,105 +32,189 @@ pub struct Running {
 impl Running {
     /// Waits for the end, after `stop_reading` was set, but not for ever: a client that was once told of no broker at
     /// all forgets them all, and then neither a commit nor its closing comes to an end. What it had noted counts.
-    pub fn finish(self) -> (Reader, Vec<Commit>) {
+    pub fn finish(self) -> Seen {
         if self.ended.recv_timeout(FINISHED_WITHIN).is_err() {
             eprintln!("a member of the group hangs in its client");
         }
-        (std::mem::take(&mut *locked(&self.noted.reader)), std::mem::take(&mut *locked(&self.noted.commits)))
+        let mut seen = std::mem::take(&mut *self.noted.seen());
+        let looked_ms = seen.looked_ms;
+        let still = std::mem::take(&mut seen.owned).into_values();
+        seen.ownerships.extend(still.map(|ownership| Ownership { until_ms: looked_ms, ..ownership }));
+        seen
     }
 }
 
-/// What a member has read and has had its commits answered for.
+/// What a member has read, owned, and committed.
 #[derive(Default)]
-struct Noted {
-    reader: Mutex<Reader>,
-    commits: Mutex<Vec<Commit>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nobody panics with it")
-}
-
-/// `as_reader`: as which reader the whole group counts in the progress.
-pub fn start(
-    name: &str,
-    as_reader: usize,
-    bootstrap: &str,
-    places: &Arc<Places>,
-    progress: &Arc<Progress>,
-    clock: Clock,
-) -> anyhow::Result<Running> {
-    let consumer: BaseConsumer = client::consumer(bootstrap, name)
-        .set("group.id", GROUP)
-        .set("session.timeout.ms", "6000")
-        .set("heartbeat.interval.ms", "500")
-        .set("auto.offset.reset", "earliest")
-        .create()?;
-    consumer.subscribe(&TOPICS.map(|topic| topic.name))?;
-    let mut member = Member { noted: Arc::default(), pending: BTreeMap::new(), places: places.clone(), clock };
-    let noted = member.noted.clone();
-    locked(&noted.reader).name = name.to_string();
-    let (tell, ended) = mpsc::channel();
-    let progress = progress.clone();
-    std::thread::Builder::new().name(name.to_string()).spawn(move || {
-        let mut committed = Instant::now();
-        while !progress.stop_reading.load(Ordering::Relaxed) {
-            match consumer.poll(POLL) {
-                Some(Ok(message)) => {
-                    if let Some(read) = note(&message, &member.places, clock) {
-                        progress.read(as_reader, read.place, read.offset);
-                        member.pending.insert(read.place, read.offset + 1);
-                        locked(&member.noted.reader).reads.push(read);
-                    }
-                }
-                Some(Err(error)) if is_reset(&error) => {
-                    locked(&member.noted.reader).resets.push((clock.ms(), error.to_string()));
-                }
-                Some(Err(_)) | None => {}
-            }
-            if committed.elapsed() >= COMMIT_EVERY {
-                member.commit(&consumer);
-                committed = Instant::now();
-            }
-        }
-        member.commit(&consumer);
-        // Whoever waited may have given up.
-        let _ = tell.send(());
-    })?;
-    Ok(Running { ended, noted })
-}
-
-struct Member {
-    noted: Arc<Noted>,
+pub struct Seen {
+    pub reader: Reader,
+    pub commits: Vec<Commit>,
+    pub ownerships: Vec<Ownership>,
+    pub hangs: Vec<Hang>,
+    owned: BTreeMap<Place, Ownership>,
     /// Read since the last commit: the offset to go on from.
     pending: BTreeMap<Place, i64>,
+    /// When it last polled.
+    looked_ms: u32,
+}
+
+/// Shared between the member's loop and the callbacks of its polls, which run on the same thread.
+struct Noted {
+    seen: Mutex<Seen>,
+    member: usize,
     places: Arc<Places>,
     clock: Clock,
 }
 
-impl Member {
-    fn commit(&mut self, consumer: &BaseConsumer) {
-        if self.pending.is_empty() {
-            return;
+impl Noted {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("nobody panics with it")
+    }
+
+    fn places_of(&self, list: &TopicPartitionList) -> Vec<Place> {
+        list.elements().iter().filter_map(|e| self.places.number(e.topic(), e.partition())).collect()
+    }
+
+    fn assigned(&self, list: &TopicPartitionList) {
+        let (from_ms, mut seen) = (self.clock.ms(), self.seen());
+        for place in self.places_of(list) {
+            seen.pending.remove(&place);
+            let (member, until_ms) = (self.member, u32::MAX);
+            seen.owned.insert(place, Ownership { member, place, from_ms, until_ms, end: End::Open, began: None });
         }
-        // What was taken away in a rebalance is the next member's to commit.
-        let Ok(assigned) = consumer.assignment() else { return };
-        let mut list = TopicPartitionList::new();
-        let mut asked = Vec::new();
-        let pending = std::mem::take(&mut self.pending);
-        for (place, offset) in pending {
-            let name = &self.places.names[usize::from(place)];
-            if assigned.find_partition(&name.topic, name.partition).is_some() {
+    }
+
+    fn ended(&self, list: &TopicPartitionList, end: End) {
+        let (until_ms, mut seen) = (self.clock.ms(), self.seen());
+        for place in self.places_of(list) {
+            // Whoever has it next reads it again from the last commit.
+            seen.pending.remove(&place);
+            if let Some(ownership) = seen.owned.remove(&place) {
+                seen.ownerships.push(Ownership { until_ms, end, ..ownership });
+            }
+        }
+    }
+
+    /// Commits what was read of the places it owns.
+    fn commit(&self, consumer: &BaseConsumer<Context>) {
+        let (mut list, mut asked) = (TopicPartitionList::new(), Vec::new());
+        {
+            let (asked_ms, mut seen) = (self.clock.ms(), self.seen());
+            for (place, offset) in std::mem::take(&mut seen.pending) {
+                let name = &self.places.names[usize::from(place)];
                 list.add_partition_offset(&name.topic, name.partition, Offset::Offset(offset)).expect("an offset");
-                asked.push((place, offset));
+                asked.push(seen.commits.len());
+                seen.commits.push(Commit { member: self.member, place, offset, asked_ms, done_ms: None });
             }
         }
         if asked.is_empty() || consumer.commit(&list, CommitMode::Sync).is_err() {
             return;
         }
-        let at_ms = self.clock.ms();
-        locked(&self.noted.commits).extend(asked.into_iter().map(|(place, offset)| Commit { place, offset, at_ms }));
+        let (done_ms, mut seen) = (self.clock.ms(), self.seen());
+        for commit in asked {
+            seen.commits[commit].done_ms = Some(done_ms);
+        }
     }
+}
+
+#[derive(Clone)]
+struct Context(Arc<Noted>);
+
+impl ClientContext for Context {
+    /// Nodes that are down are told of elsewhere.
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ConsumerContext for Context {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Context>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(list) => self.0.assigned(list),
+            Rebalance::Revoke(list) if consumer.assignment_lost() => self.0.ended(list, End::Lost),
+            Rebalance::Revoke(list) => {
+                self.0.commit(consumer);
+                self.0.ended(list, End::Revoked);
+            }
+            Rebalance::Error(_) => {}
+        }
+    }
+}
+
+pub struct Setup {
+    pub number: usize,
+    /// Stops polling while it is told to, and then commits first, as one that does not know what it missed.
+    pub may_hang: bool,
+    /// As which reader the whole group counts in the progress.
+    pub as_reader: usize,
+}
+
+pub fn start(
+    setup: &Setup,
+    bootstrap: &str,
+    places: &Arc<Places>,
+    progress: &Arc<Progress>,
+    clock: Clock,
+) -> anyhow::Result<Running> {
+    let name = format!("member-{}", setup.number);
+    let seen = Seen { reader: Reader { name: name.clone(), ..Reader::default() }, ..Seen::default() };
+    let noted = Arc::new(Noted { seen: Mutex::new(seen), member: setup.number, places: places.clone(), clock });
+    let consumer: BaseConsumer<Context> = client::consumer(bootstrap, &name)
+        .set("group.id", GROUP)
+        .set("session.timeout.ms", "6000")
+        .set("max.poll.interval.ms", "6000")
+        .set("heartbeat.interval.ms", "500")
+        // Over all topics together, so that the one that may hang has a share.
+        .set("partition.assignment.strategy", "roundrobin")
+        .set("auto.offset.reset", "earliest")
+        .create_with_context(Context(noted.clone()))?;
+    consumer.subscribe(&TOPICS.map(|topic| topic.name))?;
+    let (tell, ended) = mpsc::channel();
+    let (progress, as_reader, may_hang) = (progress.clone(), setup.as_reader, setup.may_hang);
+    let running = Running { ended, noted: noted.clone() };
+    std::thread::Builder::new().name(name).spawn(move || {
+        let mut committed = Instant::now();
+        while !progress.stop_reading.load(Ordering::Relaxed) {
+            if may_hang && progress.hung.load(Ordering::Relaxed) {
+                hang(&noted, &progress);
+                noted.commit(&consumer);
+            }
+            match consumer.poll(POLL) {
+                Some(Ok(message)) => {
+                    if let Some(read) = note(&message, &noted.places, clock) {
+                        progress.read(as_reader, read.place, read.offset);
+                        let mut seen = noted.seen();
+                        if let Some(ownership) = seen.owned.get_mut(&read.place) {
+                            ownership.began.get_or_insert(read.offset);
+                            seen.pending.insert(read.place, read.offset + 1);
+                        }
+                        seen.reader.reads.push(read);
+                    }
+                }
+                Some(Err(error)) if is_reset(&error) => {
+                    noted.seen().reader.resets.push((clock.ms(), error.to_string()));
+                }
+                Some(Err(_)) | None => {}
+            }
+            noted.seen().looked_ms = clock.ms();
+            if committed.elapsed() >= COMMIT_EVERY {
+                noted.commit(&consumer);
+                committed = Instant::now();
+            }
+        }
+        noted.commit(&consumer);
+        // Whoever waited may have given up.
+        let _ = tell.send(());
+    })?;
+    Ok(running)
+}
+
+/// Does nothing for as long as it is told to, but not past the end of the run.
+fn hang(noted: &Noted, progress: &Progress) {
+    let from_ms = noted.clock.ms();
+    while progress.hung.load(Ordering::Relaxed) && !progress.stop_sending.load(Ordering::Relaxed) {
+        std::thread::sleep(POLL);
+    }
+    let (member, until_ms) = (noted.member, noted.clock.ms());
+    noted.seen().hangs.push(Hang { member, from_ms, until_ms });
 }
 
 /// What the group has committed, as a newcomer would be told.

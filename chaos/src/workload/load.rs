@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const READERS: usize = 2;
-const MEMBERS: usize = 2;
+/// The last of them hangs when it is told to.
+const MEMBERS: usize = 3;
 
 pub struct Load {
     pub progress: Arc<Progress>,
@@ -37,7 +38,15 @@ impl Load {
             .map(|n| reader::start(n, bootstrap, &places, &progress, clock))
             .collect::<anyhow::Result<_>>()?;
         let members = (0..MEMBERS)
-            .map(|n| group::start(&format!("member-{n}"), READERS, bootstrap, &places, &progress, clock))
+            .map(|n| {
+                group::start(
+                    &group::Setup { number: n, may_hang: n + 1 == MEMBERS, as_reader: READERS },
+                    bootstrap,
+                    &places,
+                    &progress,
+                    clock,
+                )
+            })
             .collect::<anyhow::Result<_>>()?;
         Ok(Load { progress, places, producers, readers, members })
     }
@@ -57,9 +66,11 @@ impl Load {
         self.progress.stop_reading.store(true, Ordering::Relaxed);
         history.readers = self.readers.into_iter().map(reader::Running::finish).collect::<anyhow::Result<_>>()?;
         for member in self.members {
-            let (reader, commits) = member.finish();
-            history.members.push(reader);
-            history.commits.extend(commits);
+            let seen = member.finish();
+            history.members.push(seen.reader);
+            history.commits.extend(seen.commits);
+            history.ownerships.extend(seen.ownerships);
+            history.hangs.extend(seen.hangs);
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ pub struct Progress {
     pub read: AtomicU64,
     /// The page-cache topics are given up.
     pub no_page_cache: AtomicBool,
+    /// One member of the group does not poll.
+    pub hung: AtomicBool,
     pub stop_sending: AtomicBool,
     pub stop_reading: AtomicBool,
     /// Of each place: when the newest send that was acked by acks=all was sent; 0: none yet.

@@ -1,11 +1,8 @@
 //! What members ask, of any version, and what they are told.
 
+use super::member;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-
-/// A parked request: the shell keeps who is to be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
 
 /// A JoinGroup request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +23,15 @@ pub struct Join {
     pub member_id_required: bool,
     /// Version ≥ 9: a static leader that returns may be told to keep the assignment as it is.
     pub skip_assignment_supported: bool,
+    /// What the client gives as its reason (KIP-800).
+    pub reason: Option<String>,
+}
+
+impl Join {
+    /// About what the member takes that it would make.
+    pub fn bytes(&self) -> usize {
+        member::join_bytes(self, &self.member)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,4 +72,14 @@ pub struct Synced {
     pub protocol_type: String,
     pub protocol: String,
     pub assignment: Bytes,
+}
+
+/// One member of a LeaveGroup request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leaver {
+    /// Empty: whoever has the instance id.
+    pub member: String,
+    pub instance: Option<String>,
+    /// What the client gives as its reason (KIP-800).
+    pub reason: Option<String>,
 }

@@ -3,10 +3,12 @@
 use super::super::log::{LoadedOffsets, OffsetsLog, Written};
 use super::*;
 use crate::ids::*;
-use crate::metadata::command::{GroupState, MetadataError};
+use crate::metadata::command::{Answer, Command, GroupChange, MetadataError};
+use crate::metadata::group_change::GroupMember;
 use crate::metadata::image::Image;
+use crate::metadata::image::groups::Group;
 use crate::metadata::image::topics::{Partition, Topic};
-use crate::metadata::intent::{Intent, IntentAnswer, IntentError, SubmitFuture};
+use crate::metadata::intent::{Intent, IntentAnswer, IntentError, SubmitError, SubmitFuture};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -17,16 +19,20 @@ use tokio::sync::watch;
 const TOPIC: TopicId = TopicId(uuid::Uuid::from_u128(1));
 const ME: BrokerId = BrokerId(1);
 
-fn place() -> TopicPartition {
+pub(super) fn place() -> TopicPartition {
     TopicPartition::new(TOPIC, 0)
 }
 
-/// Metadata that SetGroup changes, while the gate is open.
-struct Cluster {
+/// Metadata that ChangeGroups changes, while the gate is open.
+pub(super) struct Cluster {
     image: Mutex<Arc<Image>>,
-    gate: watch::Sender<bool>,
+    pub gate: watch::Sender<bool>,
     /// The next change lands, but another one comes before it: it is refused as stale once.
     is_stale_once: Mutex<bool>,
+    /// The next command's answer is lost; true: after it landed.
+    pub loses_answer: Mutex<Option<bool>>,
+    /// Every command: its changes.
+    pub commands: Mutex<Vec<Vec<GroupChange>>>,
 }
 
 impl Cluster {
@@ -51,14 +57,16 @@ impl Cluster {
             image: Mutex::new(Arc::new(image)),
             gate: watch::Sender::new(true),
             is_stale_once: Mutex::new(false),
+            loses_answer: Mutex::default(),
+            commands: Mutex::default(),
         })
     }
 
-    fn stored(&self, group: &str) -> Option<Arc<GroupState>> {
+    pub fn stored(&self, group: &str) -> Option<Arc<Group>> {
         self.image.lock().groups.groups.get(group).cloned()
     }
 
-    fn set_epoch(&self, epoch: LeaderEpoch) {
+    pub fn set_epoch(&self, epoch: LeaderEpoch) {
         let mut image = self.image.lock();
         let image = Arc::make_mut(&mut image);
         let mut topic = (**image.topics.get(&TOPIC).expect("there")).clone();
@@ -67,20 +75,16 @@ impl Cluster {
     }
 
     fn apply(&self, intent: Intent) -> IntentAnswer {
-        let Intent::SetGroup(change) = intent else { panic!("unexpected {intent:?}") };
+        let Intent::ChangeGroups(changes) = intent else { panic!("unexpected {intent:?}") };
+        self.commands.lock().push(changes.clone());
         let mut image = self.image.lock();
-        let current = image.partition(change.coordinator).expect("there").leader_epoch;
-        let generation = image.groups.groups.get(&change.group).map_or(-1, |state| state.generation);
-        let is_stale = std::mem::take(&mut *self.is_stale_once.lock());
-        if current != change.leader_epoch || generation != change.expected_generation || is_stale {
-            return IntentAnswer::Results(vec![Err(IntentError::Metadata(MetadataError::StaleGroup))]);
+        if std::mem::take(&mut *self.is_stale_once.lock()) {
+            return IntentAnswer::Results(vec![Err(IntentError::Metadata(MetadataError::StaleGroup)); changes.len()]);
         }
-        let groups = &mut Arc::make_mut(&mut image).groups.groups;
-        match change.state {
-            Some(state) => groups.insert(change.group, Arc::new(state)),
-            None => groups.remove(&change.group),
-        };
-        IntentAnswer::Done
+        let index = RaftIndex(image.index.0 + 1);
+        let applied = Arc::make_mut(&mut image).apply(index, &Command::ChangeGroups { changes });
+        let Answer::Groups(results) = applied.answer else { panic!("{:?}", applied.answer) };
+        IntentAnswer::Results(results.into_iter().map(|result| result.map_err(IntentError::Metadata)).collect())
     }
 }
 
@@ -89,13 +93,21 @@ impl ControllerChannel for Cluster {
         let mut gate = self.gate.subscribe();
         Box::pin(async move {
             gate.wait_for(|open| *open).await.expect("the cluster lives");
-            Ok(self.apply(intent))
+            let loses_answer = self.loses_answer.lock().take();
+            if loses_answer == Some(false) {
+                return Err(SubmitError::Unreachable("the controller died".into()));
+            }
+            let answer = self.apply(intent);
+            match loses_answer {
+                None => Ok(answer),
+                Some(_) => Err(SubmitError::Unreachable("the controller died".into())),
+            }
         })
     }
 }
 
 /// Appended records, and how far they are replicated.
-struct FakeLog {
+pub(super) struct FakeLog {
     records: Mutex<Vec<OffsetRecord>>,
     high_watermark: watch::Sender<usize>,
 }
@@ -130,31 +142,35 @@ impl OffsetsLog for FakeLog {
     }
 }
 
-struct Stage {
-    cluster: Arc<Cluster>,
+pub(super) struct Stage {
+    pub cluster: Arc<Cluster>,
     log: Arc<FakeLog>,
-    groups: Coordinator,
+    pub groups: Coordinator,
 }
 
 impl Stage {
-    async fn new() -> Stage {
+    pub async fn new() -> Stage {
+        Stage::with(Settings::for_tests()).await
+    }
+
+    pub async fn with(settings: Settings) -> Stage {
         let cluster = Cluster::new();
         let source = cluster.clone();
         let image = Box::new(move || source.image.lock().clone());
-        let shell = Shell::start(ME, Settings::for_tests(), image, cluster.clone());
+        let shell = Shell::start(ME, settings, image, cluster.clone());
         let stage = Stage { cluster, log: FakeLog::new(), groups: Coordinator { shell } };
         assert_eq!(stage.groups.heartbeat("g", "m", None, 1), Err(GroupError::Loading), "not led yet");
         stage.lead(LeaderEpoch(5)).await;
         stage
     }
 
-    async fn lead(&self, epoch: LeaderEpoch) {
+    pub async fn lead(&self, epoch: LeaderEpoch) {
         self.cluster.set_epoch(epoch);
         self.groups.shell.lead_for_tests(place(), epoch, self.log.clone());
         until(|| !self.groups.list().is_loading).await;
     }
 
-    async fn join(&self, client: &str, member: &str) -> Result<Joined, GroupError> {
+    pub async fn join(&self, client: &str, member: &str) -> Result<Joined, GroupError> {
         self.groups.join(join(client, member)).await
     }
 
@@ -171,7 +187,7 @@ impl Stage {
     }
 }
 
-fn join(client: &str, member: &str) -> Join {
+pub(super) fn join(client: &str, member: &str) -> Join {
     Join {
         group: "g".into(),
         member: member.into(),
@@ -184,7 +200,7 @@ fn join(client: &str, member: &str) -> Join {
     }
 }
 
-fn sync(member: &str, generation: i32, assigned: &[(&str, &'static str)]) -> SyncGroup {
+pub(super) fn sync(member: &str, generation: i32, assigned: &[(&str, &'static str)]) -> SyncGroup {
     let give = |(id, what): &(&str, &'static str)| (id.to_string(), Bytes::from_static(what.as_bytes()));
     SyncGroup {
         group: "g".into(),
@@ -195,7 +211,11 @@ fn sync(member: &str, generation: i32, assigned: &[(&str, &'static str)]) -> Syn
     }
 }
 
-fn commit(member: &str, generation: i32, offset: i64) -> OffsetCommit {
+pub(super) fn leaver(member: &str) -> Leaver {
+    Leaver { member: member.into(), ..Leaver::default() }
+}
+
+pub(super) fn commit(member: &str, generation: i32, offset: i64) -> OffsetCommit {
     let committed = Committed { offset, leader_epoch: -1, metadata: String::new(), commit_ms: 1 };
     OffsetCommit {
         group: "g".into(),
@@ -207,7 +227,7 @@ fn commit(member: &str, generation: i32, offset: i64) -> OffsetCommit {
 }
 
 /// Waits for a condition, with a deadline.
-async fn until(condition: impl Fn() -> bool) {
+pub(super) async fn until(condition: impl Fn() -> bool) {
     let wait = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -231,7 +251,9 @@ async fn the_assignment_is_committed_before_anyone_learns_it() {
     assert_eq!(stage.cluster.stored("g"), None);
     stage.cluster.gate.send_replace(true);
     assert_eq!(answer.await.expect("no panic").expect("synced").assignment, "all");
-    assert_eq!(stage.cluster.stored("g").expect("stored").members[&joined.member].assignment, "all");
+    let stored = stage.cluster.stored("g").expect("stored");
+    let GroupMember::Classic(member) = &*stored.members[&joined.member] else { panic!("{stored:?}") };
+    assert_eq!(member.assignment, "all");
     assert_eq!(stage.groups.describe("g").expect("there").phase, Phase::Stable);
 }
 
@@ -308,10 +330,10 @@ async fn an_empty_group_is_deleted_with_its_offsets() {
     stage.groups.sync(sync(&joined.member, 1, &[])).await.expect("synced");
     stage.commit(&joined.member, 1, 42).await.expect("committed");
     assert_eq!(stage.groups.delete("g").await, Err(GroupError::NonEmptyGroup));
-    let left = stage.groups.leave("g", &[(joined.member, None), ("z".into(), None)]).expect("there");
+    let left = stage.groups.leave("g", &[leaver(&joined.member), leaver("z")]).expect("there");
     assert_eq!(left, [Ok(()), Err(GroupError::UnknownMember)]);
     until(|| stage.cluster.stored("g").is_some_and(|state| state.members.is_empty())).await;
-    assert_eq!(stage.groups.list().groups[0].phase, Phase::Empty);
+    assert_eq!(stage.groups.list().groups[0].state, "Empty");
     assert_eq!(stage.groups.delete("g").await, Ok(()));
     assert_eq!(stage.cluster.stored("g"), None);
     assert_eq!(stage.groups.describe("g"), Err(GroupError::GroupNotFound));

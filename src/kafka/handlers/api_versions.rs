@@ -7,6 +7,11 @@ use crate::kafka::versions;
 use crate::metadata::image::Image;
 use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
+use std::collections::BTreeMap;
+
+/// Features that every node of this version has, whatever the image says. `group.version` 1 is the consumer protocol:
+/// clients look for it before they use that.
+const ALWAYS_ON: [(&str, i16); 1] = [("group.version", 1)];
 
 /// From this version on the client says what it is (KIP-511) and hears of features (KIP-584).
 const WITH_SOFTWARE: i16 = 3;
@@ -27,7 +32,12 @@ fn answer(version: i16, is_replica_listener: bool, request: &ApiVersionsRequest,
     if !is_software_name(&request.client_software_name) || !is_software_name(&request.client_software_version) {
         return ApiVersionsResponse::default().with_error_code(Code::InvalidRequest.code());
     }
-    let finalized = || image.features.iter().filter(|(_, level)| **level >= 1);
+    let mut features: BTreeMap<&str, i16> =
+        image.features.iter().filter(|(_, level)| **level >= 1).map(|(name, level)| (name.as_str(), *level)).collect();
+    for (name, level) in ALWAYS_ON {
+        features.entry(name).or_insert(level);
+    }
+    let finalized = || features.iter();
     table(is_replica_listener)
         .with_finalized_features_epoch(i64::try_from(image.index.0).unwrap_or(i64::MAX))
         .with_supported_features(

@@ -2,6 +2,7 @@
 
 use super::topics::Failed;
 use crate::config::broker::{self, BrokerConfigs};
+use crate::config::group;
 use crate::config::topic::{self, Definition, Kind};
 use crate::ids::*;
 use crate::kafka::context::RequestContext;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 
 pub const TOPIC: i8 = 2;
 pub const BROKER: i8 = 4;
+pub const GROUP: i8 = 32;
 
 /// Where a value comes from, by Kafka's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,7 @@ pub enum Source {
     AllBrokers = 3,
     Static = 4,
     Default = 5,
+    Group = 8,
 }
 
 /// One config of one resource.
@@ -107,6 +110,18 @@ fn of_topic(overrides: impl Fn(&str) -> Option<String>, layers: &Layers<'_>) -> 
         Shown::new(definition, own.into_iter().chain(behind).collect(), false)
     };
     topic::definitions().iter().map(shown).collect()
+}
+
+/// What holds for a group that need not exist yet.
+fn of_group(overrides: impl Fn(&str) -> Option<String>, layers: &Layers<'_>) -> Vec<Shown> {
+    let shown = |definition: &Definition| {
+        let own = overrides(definition.name).map(|value| (definition.name, value, Source::Group));
+        let broker = broker::definitions().iter().find(|d| definition.broker_synonym == Some(d.name));
+        let behind = broker.map(|definition| layers.values(definition));
+        let behind = behind.unwrap_or_else(|| vec![(definition.name, definition.default.to_string(), Source::Default)]);
+        Shown::new(definition, own.into_iter().chain(behind).collect(), false)
+    };
+    group::definitions().iter().map(shown).collect()
 }
 
 /// What CreateTopics tells of the topic it made: `broker` are the values in force.
@@ -220,6 +235,11 @@ fn shown(
             Ok(id) => Err(Failed::new(Code::InvalidRequest, format!("this is broker {me}; ask broker {id} itself"))),
             Err(_) => Err(Failed::new(Code::InvalidRequest, "a broker is named by its number")),
         },
+        GROUP if name.is_empty() => Err(Failed::new(Code::InvalidRequest, "a group has a name")),
+        GROUP => {
+            let overrides = image.configs.of(&ConfigResource::Group(name.to_string()));
+            Ok(of_group(|name| overrides.get(name).cloned(), layers))
+        }
         other => Err(Failed::new(Code::InvalidRequest, format!("configs of resource type {other} are not served"))),
     }
 }
@@ -236,6 +256,7 @@ mod tests {
             (ConfigResource::Topic("orders".into()), "retention.ms", "5"),
             (ConfigResource::BrokerDefault, "log.retention.ms", "6"),
             (ConfigResource::Broker(BrokerId(1)), "log.retention.ms", "7"),
+            (ConfigResource::Group("g".into()), "consumer.session.timeout.ms", "9000"),
         ];
         for (resource, name, value) in sets {
             image.configs.overrides.insert(resource, OrdMap::unit(name.to_string(), value.to_string()));
@@ -275,6 +296,8 @@ mod tests {
                 (BROKER, "2", 42),
                 (BROKER, "01", 42),
                 (8, "1", 42),
+                (GROUP, "g", 0),
+                (GROUP, "", 42),
             ] {
                 assert_eq!(ask(version, kind, name).error_code, code, "{kind} {name}");
             }
@@ -295,6 +318,16 @@ mod tests {
         );
         assert_eq!(find(&result, "cleanup.policy").config_type, 7);
         assert!(find(&result, "cleanup.policy").documentation.is_some());
+    }
+
+    #[test]
+    fn a_groups_value_is_its_own_or_the_brokers() {
+        let result = ask(4, GROUP, "g");
+        let session = find(&result, "consumer.session.timeout.ms");
+        assert_eq!((session.value.as_deref(), session.config_source, session.config_type), (Some("9000"), 8, 3));
+        assert_eq!(session.synonyms[1].name.as_str(), "group.consumer.session.timeout.ms");
+        let interval = find(&result, "consumer.heartbeat.interval.ms");
+        assert_eq!((interval.value.as_deref(), interval.config_source), (Some("3000"), 5));
     }
 
     #[test]

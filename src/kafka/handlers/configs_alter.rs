@@ -1,8 +1,9 @@
 //! IncrementalAlterConfigs: set, delete, append to and subtract from configs of topics and brokers.
 
-use super::configs::{BROKER, TOPIC, is_dynamic};
+use super::configs::{BROKER, GROUP, TOPIC, is_dynamic};
 use super::topics::{Failed, outcomes};
 use crate::config::broker::{self, BrokerConfigs};
+use crate::config::group;
 use crate::config::topic::{self, Definition, Kind};
 use crate::ids::*;
 use crate::kafka::context::RequestContext;
@@ -22,6 +23,9 @@ const SET: i8 = 0;
 const DELETE: i8 = 1;
 const APPEND: i8 = 2;
 const SUBTRACT: i8 = 3;
+
+/// A group that has configs need not exist yet; its name is kept in the metadata all the same.
+const GROUP_NAME_BYTES_MAX: usize = 255;
 
 /// The request carries no timeout of its own.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -123,18 +127,26 @@ fn target(image: &Image, resource: &AlterConfigsResource) -> Result<ConfigResour
             Ok(id) => Err(Failed::new(Code::InvalidRequest, format!("broker {id} is not registered"))),
             Err(_) => Err(Failed::new(Code::InvalidRequest, "a broker is named by its number")),
         },
+        GROUP if name.is_empty() => Err(Failed::new(Code::InvalidRequest, "a group has a name")),
+        GROUP if name.len() > GROUP_NAME_BYTES_MAX => {
+            Err(Failed::new(Code::InvalidRequest, "the group's name is too long"))
+        }
+        GROUP => Ok(ConfigResource::Group(name.to_string())),
         other => Err(Failed::new(Code::InvalidRequest, format!("configs of resource type {other} are not served"))),
     }
 }
 
 fn definition(target: &ConfigResource, name: &str) -> Result<&'static Definition, Failed> {
-    let is_topic = matches!(target, ConfigResource::Topic(_));
-    let all = if is_topic { topic::definitions() } else { broker::definitions() };
+    let (all, is_broker) = match target {
+        ConfigResource::Topic(_) => (topic::definitions(), false),
+        ConfigResource::Group(_) => (group::definitions(), false),
+        ConfigResource::Broker(_) | ConfigResource::BrokerDefault => (broker::definitions(), true),
+    };
     let definition = all
         .iter()
         .find(|definition| definition.name == name)
         .ok_or_else(|| Failed::new(Code::InvalidConfig, format!("unknown config {name}")))?;
-    if !is_topic && !is_dynamic(name) {
+    if is_broker && !is_dynamic(name) {
         let message = format!("{name} cannot change while the node runs; set it in the node's configuration");
         return Err(Failed::new(Code::InvalidRequest, message));
     }
@@ -229,6 +241,8 @@ mod tests {
         assert_eq!(one(BROKER, "", ("log.retention.ms", SET, Some("9"))), Ok(Some("9".into())));
     }
 
+    const SESSION: &str = "consumer.session.timeout.ms";
+
     #[test]
     fn what_cannot_be_set_is_refused_with_the_right_code() {
         assert_eq!(one(TOPIC, "orders", ("retention.ms", SET, Some("soon"))), Err(40));
@@ -240,7 +254,11 @@ mod tests {
         assert_eq!(one(BROKER, "1", ("num.partitions", SET, Some("1"))), Err(42));
         assert_eq!(one(BROKER, "77", ("log.retention.ms", SET, Some("1"))), Err(42));
         assert_eq!(one(BROKER, "x", ("log.retention.ms", SET, Some("1"))), Err(42));
-        assert_eq!(one(32, "group", ("x", SET, Some("1"))), Err(42));
+        assert_eq!(one(8, "group", ("x", SET, Some("1"))), Err(42));
+        assert_eq!(one(GROUP, "g", ("x", SET, Some("1"))), Err(40));
+        assert_eq!(one(GROUP, "", (SESSION, SET, Some("9000"))), Err(42));
+        assert_eq!(one(GROUP, "g", (SESSION, SET, Some("soon"))), Err(40));
+        assert_eq!(one(GROUP, "g", (SESSION, SET, Some("9000"))), Ok(Some("9000".into())));
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod classic_group;
 pub mod cluster;
 pub mod configs;
 pub mod configs_alter;
+pub mod consumer_group;
 pub mod elections;
 pub mod epochs;
 pub mod fetch;

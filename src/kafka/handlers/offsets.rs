@@ -112,7 +112,7 @@ pub async fn fetch(context: &RequestContext, request: OffsetFetchRequest) -> Off
         let topics = request
             .topics
             .map(|topics| topics.into_iter().map(|topic| (topic.name, Uuid::nil(), topic.partition_indexes)).collect());
-        let outcome = fetch_group(context, &request.group_id, topics, stable);
+        let outcome = fetch_group(context, &request.group_id, NOBODY, topics, stable);
         return single_response(context.version, outcome);
     }
     let groups = first_of_each(request.groups, |group| group.group_id.clone());
@@ -120,18 +120,32 @@ pub async fn fetch(context: &RequestContext, request: OffsetFetchRequest) -> Off
         let topics = group.topics.map(|topics| {
             topics.into_iter().map(|topic| (topic.name, topic.topic_id, topic.partition_indexes)).collect()
         });
-        let outcome = fetch_group(context, &group.group_id, topics, stable);
+        let asker = (group.member_id.as_deref(), group.member_epoch);
+        let outcome = fetch_group(context, &group.group_id, asker, topics, stable);
         group_response(context.version, group.group_id, outcome)
     });
     OffsetFetchResponse::default().with_groups(groups.collect())
 }
 
+/// A member and its epoch, from version 9 on (KIP-848).
+type Asker<'a> = (Option<&'a str>, i32);
+const NOBODY: Asker<'static> = (None, -1);
+
 type AskedTopics = Vec<(TopicName, Uuid, Vec<i32>)>;
 /// On failure of the whole group, what was asked for: version 1 has no place for an error but the partition.
 type GroupOutcome = Result<Vec<FetchedTopic>, (GroupError, AskedTopics)>;
 
-fn fetch_group(context: &RequestContext, group: &str, asked: Option<AskedTopics>, stable: bool) -> GroupOutcome {
+fn fetch_group(
+    context: &RequestContext,
+    group: &str,
+    (member, epoch): Asker<'_>,
+    asked: Option<AskedTopics>,
+    stable: bool,
+) -> GroupOutcome {
     let groups = &context.services.groups;
+    if let Err(error) = groups.check_offset_fetch(group, member, epoch) {
+        return Err((error, asked.unwrap_or_default()));
+    }
     let image = context.services.quorum.image();
     let Some(mut asked) = asked else {
         let found = groups.fetch_offsets(group, None, stable).map_err(|error| (error, Vec::new()))?;

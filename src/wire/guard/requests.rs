@@ -36,6 +36,8 @@ pub const REQUESTS: &[Api] = &[
     Api::new(55, "DescribeQuorum", 0, 2, 0, DESCRIBE_QUORUM),
     Api::new(60, "DescribeCluster", 0, 2, 0, DESCRIBE_CLUSTER),
     Api::new(64, "UnregisterBroker", 0, 0, 0, UNREGISTER_BROKER),
+    Api::new(68, "ConsumerGroupHeartbeat", 0, 1, 0, CONSUMER_GROUP_HEARTBEAT),
+    Api::new(69, "ConsumerGroupDescribe", 0, 1, 0, CONSUMER_GROUP_DESCRIBE),
     Api::new(75, "DescribeTopicPartitions", 0, 0, 0, DESCRIBE_TOPIC_PARTITIONS),
     Api::new(80, "AddRaftVoter", 0, 0, 0, ADD_RAFT_VOTER),
     Api::new(81, "RemoveRaftVoter", 0, 0, 0, REMOVE_RAFT_VOTER),
@@ -311,3 +313,18 @@ const LIST_PARTITION_REASSIGNMENTS: &[Field] =
     &[fixed("timeout_ms", 4), structs("topics", &[text("name"), fixeds("partition_indexes", 4)])];
 
 const UNREGISTER_BROKER: &[Field] = &[fixed("broker_id", 4)];
+
+const CONSUMER_GROUP_HEARTBEAT: &[Field] = &[
+    text("group_id"),
+    text("member_id"),
+    fixed("member_epoch", 4),
+    text("instance_id"),
+    text("rack_id"),
+    fixed("rebalance_timeout_ms", 4),
+    texts("subscribed_topic_names"),
+    text("subscribed_topic_regex").since(1),
+    text("server_assignor"),
+    structs("topic_partitions", &[fixed("topic_id", 16), fixeds("partitions", 4)]),
+];
+
+const CONSUMER_GROUP_DESCRIBE: &[Field] = &[texts("group_ids"), fixed("include_authorized_operations", 1)];

@@ -1,6 +1,6 @@
 //! The responses that our own client reads, field by field, in wire order.
 
-use super::schema::{Api, Field, NEVER, blob, fixed, fixeds, one, optional, structs, text};
+use super::schema::{Api, Field, NEVER, blob, fixed, fixeds, one, optional, structs, text, texts};
 
 pub const RESPONSES: &[Api] = &[
     Api::new(0, "Produce", 3, 13, 9, PRODUCE),
@@ -33,6 +33,8 @@ pub const RESPONSES: &[Api] = &[
     Api::new(55, "DescribeQuorum", 0, 2, 0, DESCRIBE_QUORUM),
     Api::new(60, "DescribeCluster", 0, 2, 0, DESCRIBE_CLUSTER),
     Api::new(64, "UnregisterBroker", 0, 0, 0, UNREGISTER_BROKER),
+    Api::new(68, "ConsumerGroupHeartbeat", 0, 1, 0, CONSUMER_GROUP_HEARTBEAT),
+    Api::new(69, "ConsumerGroupDescribe", 0, 1, 0, CONSUMER_GROUP_DESCRIBE),
     Api::new(75, "DescribeTopicPartitions", 0, 0, 0, DESCRIBE_TOPIC_PARTITIONS),
     Api::new(80, "AddRaftVoter", 0, 0, 0, RAFT_VOTER),
     Api::new(81, "RemoveRaftVoter", 0, 0, 0, RAFT_VOTER),
@@ -539,3 +541,49 @@ const LIST_PARTITION_REASSIGNMENTS: &[Field] = &[
 ];
 
 const UNREGISTER_BROKER: &[Field] = &[fixed("throttle_time_ms", 4), fixed("error_code", 2), text("error_message")];
+
+const CONSUMER_GROUP_HEARTBEAT: &[Field] = &[
+    fixed("throttle_time_ms", 4),
+    fixed("error_code", 2),
+    text("error_message"),
+    text("member_id"),
+    fixed("member_epoch", 4),
+    fixed("heartbeat_interval_ms", 4),
+    optional("assignment", &[structs("topic_partitions", &[fixed("topic_id", 16), fixeds("partitions", 4)])]),
+];
+
+const DESCRIBED_ASSIGNMENT: &[Field] =
+    &[structs("topic_partitions", &[fixed("topic_id", 16), text("topic_name"), fixeds("partitions", 4)])];
+
+const CONSUMER_GROUP_DESCRIBE: &[Field] = &[
+    fixed("throttle_time_ms", 4),
+    structs(
+        "groups",
+        &[
+            fixed("error_code", 2),
+            text("error_message"),
+            text("group_id"),
+            text("group_state"),
+            fixed("group_epoch", 4),
+            fixed("assignment_epoch", 4),
+            text("assignor_name"),
+            structs(
+                "members",
+                &[
+                    text("member_id"),
+                    text("instance_id"),
+                    text("rack_id"),
+                    fixed("member_epoch", 4),
+                    text("client_id"),
+                    text("client_host"),
+                    texts("subscribed_topic_names"),
+                    text("subscribed_topic_regex"),
+                    one("assignment", DESCRIBED_ASSIGNMENT),
+                    one("target_assignment", DESCRIBED_ASSIGNMENT),
+                    fixed("member_type", 1).since(1),
+                ],
+            ),
+            fixed("authorized_operations", 4),
+        ],
+    ),
+];

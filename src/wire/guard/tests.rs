@@ -19,7 +19,8 @@ macro_rules! for_each_api {
             InitProducerIdRequest, OffsetForLeaderEpochRequest, DescribeConfigsRequest, AlterConfigsRequest,
             CreatePartitionsRequest, DeleteGroupsRequest, ElectLeadersRequest, IncrementalAlterConfigsRequest,
             AlterPartitionReassignmentsRequest, ListPartitionReassignmentsRequest, OffsetDeleteRequest,
-            DescribeQuorumRequest, DescribeClusterRequest, UnregisterBrokerRequest, DescribeTopicPartitionsRequest,
+            DescribeQuorumRequest, DescribeClusterRequest, UnregisterBrokerRequest, ConsumerGroupHeartbeatRequest,
+            ConsumerGroupDescribeRequest, DescribeTopicPartitionsRequest,
             AddRaftVoterRequest, RemoveRaftVoterRequest);
         for table in [requests::REQUESTS, responses::RESPONSES] {
             assert_eq!(table.iter().map(|api| api.key).collect::<Vec<_>>(), keys);

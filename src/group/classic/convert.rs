@@ -1,0 +1,67 @@
+//! A group passes from this protocol to the consumer protocol, or comes back from it (KIP-848's online migration).
+
+use super::group::{Group, Phase};
+use super::member::Member;
+use crate::group::coordinator::GroupError;
+use crate::group::draft::Draft;
+use crate::group::machine::{Effect, Millis};
+use crate::group::settings::Rules;
+use crate::metadata::group_change::{ClassicMember, GroupMember, RebalanceReason};
+use bytes::Bytes;
+
+/// What passes from one state machine to the other.
+#[derive(Clone, Debug)]
+pub struct Handover {
+    /// Generation or epoch.
+    pub epoch: i32,
+    pub members: Vec<(String, ClassicMember)>,
+    /// It names all of the members' bytes.
+    pub draft: Draft,
+    pub is_stored: bool,
+}
+
+impl Group {
+    /// All members with what is committed of them. Who waits is told to join again.
+    pub fn hand_over(mut self) -> (Handover, Vec<Effect>) {
+        let effects = self.end(GroupError::RebalanceInProgress);
+        let stored = |(id, member): (&String, &Member)| match member.stored(member.assignment.clone()) {
+            GroupMember::Classic(member) => (id.clone(), member),
+            GroupMember::Consumer(_) => unreachable!("a classic group has classic members"),
+        };
+        let members = self.members.iter().map(stored).collect();
+        (Handover { epoch: self.generation, members, draft: self.draft, is_stored: self.is_stored }, effects)
+    }
+
+    /// The members of a group of the consumer protocol that all speak the classic one by now: they join again.
+    pub fn take_over(rules: Rules, handover: Handover, now: Millis) -> (Group, Vec<Effect>) {
+        let mut group = Group::new(rules, now);
+        group.generation = handover.epoch;
+        group.draft = handover.draft;
+        group.is_stored = handover.is_stored;
+        group.protocol_type = if handover.members.is_empty() { String::new() } else { "consumer".to_string() };
+        for (id, member) in &handover.members {
+            group.insert(id.clone(), Member::restore(member, now));
+        }
+        if let Some(first) = handover.members.first() {
+            group.leader = Some(first.0.clone());
+            group.empty_check = None;
+            group.phase = Phase::Stable;
+            group.protocol = group.select_protocol();
+            group.prepare_rebalance(RebalanceReason::ProtocolChanged, None, now);
+        }
+        let effects = group.take_effects();
+        (group, effects)
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Each member's first protocol metadata and its assignment.
+    pub fn opaque(&self) -> impl Iterator<Item = (Bytes, Bytes)> + '_ {
+        self.members.values().map(|member| {
+            let first = member.protocols.first().map(|(_, blob)| self.draft.bytes(*blob)).unwrap_or_default();
+            (first, member.assignment.clone())
+        })
+    }
+}

@@ -1,0 +1,127 @@
+//! A group passes from the classic protocol to this one and back, while its members go on (KIP-848's online migration).
+//!
+//! The first member that speaks the new protocol takes the group over: generations go on as epochs, what classic members
+//! were assigned is theirs until they give it up. Once the last such member is gone the classic ones have the group.
+
+use super::Group;
+use super::classic::CONSUMER;
+use super::embedded;
+use super::member::Member;
+use super::regex::Pattern;
+use super::requests::Heartbeat;
+use crate::group::classic::{self, Handover};
+use crate::group::coordinator::GroupError;
+use crate::group::machine::{Effect, Millis};
+use crate::group::settings::Rules;
+use crate::metadata::group_change::{ClassicMember, ClassicPart, ConsumerMember, RebalanceReason};
+use crate::metadata::image::Image;
+use std::sync::Arc;
+
+/// May this member take the group over? One that would be refused must not disturb it.
+pub fn may_upgrade(group: &classic::Group, beat: &Heartbeat, rules: &Rules) -> Result<(), GroupError> {
+    if let Some(text) = beat.regex.as_ref().filter(|text| !text.is_empty()) {
+        Pattern::new(text)?;
+    }
+    if group.member_count() == 0 {
+        return Ok(());
+    }
+    let is_readable = |(subscription, assignment)| {
+        embedded::subscription(&subscription).is_some() && embedded::read_assignment(&assignment).is_some()
+    };
+    if group.member_count() >= rules.consumer.size_max {
+        return Err(GroupError::GroupFull);
+    }
+    let may = rules.consumer.upgrades && group.protocol_type() == CONSUMER && group.opaque().all(is_readable);
+    if may { Ok(()) } else { Err(GroupError::GroupNotFound) }
+}
+
+impl Group {
+    /// Goes on with the members of a classic group.
+    pub fn take_over(name: &str, rules: Rules, handover: Handover, image: &Arc<Image>, now: Millis) -> Group {
+        let mut group = Group::new(name, rules, handover.epoch, now);
+        group.see(image);
+        group.draft = handover.draft;
+        group.is_stored = handover.is_stored;
+        for (id, member) in handover.members {
+            let stored = group.taken_over(member);
+            // No partition has two owners, whatever the leader of the group may have said.
+            let mut member = Member { stored, ..Member::default() };
+            for (topic, partitions) in &mut member.stored.assigned {
+                partitions.retain(|partition| !group.owners.contains_key(&(*topic, *partition)));
+            }
+            member.stored.assigned.retain(|_, partitions| !partitions.is_empty());
+            member.stored.target.clone_from(&member.stored.assigned);
+            group.insert(id, member);
+        }
+        group.restart_sessions(now);
+        group.is_dirty = true;
+        if group.members.is_empty() {
+            return group;
+        }
+        group.because(RebalanceReason::ProtocolChanged);
+        group
+    }
+
+    fn taken_over(&self, member: ClassicMember) -> ConsumerMember {
+        let first = member.protocols.first().map(|(_, blob)| self.draft.bytes(*blob)).unwrap_or_default();
+        let subscription = embedded::subscription(&first).unwrap_or_default();
+        let assigned = embedded::read_assignment(&member.assignment).unwrap_or_default();
+        let mut topics = subscription.topics;
+        topics.sort_unstable();
+        topics.dedup();
+        ConsumerMember {
+            instance_id: member.instance_id,
+            rack_id: subscription.rack,
+            client_id: member.client_id,
+            client_host: member.client_host,
+            rebalance_timeout_ms: member.rebalance_timeout_ms,
+            subscribed_topics: topics,
+            member_epoch: self.epoch,
+            previous_epoch: self.epoch,
+            assigned: self.by_id(&assigned),
+            classic: Some(ClassicPart { session_timeout_ms: member.session_timeout_ms, protocols: member.protocols }),
+            ..ConsumerMember::default()
+        }
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Nobody is left who speaks the new protocol, but some who speak the old.
+    pub fn wants_downgrade(&self) -> bool {
+        self.rules.consumer.downgrades
+            && self.death.is_none()
+            && !self.members.is_empty()
+            && self.members.len() <= self.rules.group_size_max
+            && self.members.values().all(Member::is_classic)
+    }
+
+    /// All members with what is committed of them. Who waits is told to join again; who left has left.
+    pub fn hand_over(mut self) -> (Handover, Vec<Effect>) {
+        let mut effects: Vec<Effect> = std::mem::take(&mut self.leavers)
+            .into_iter()
+            .map(|(ticket, answer, _)| Effect::Beaten(ticket, Ok(answer)))
+            .collect();
+        effects.extend(self.end(GroupError::RebalanceInProgress));
+        let members = std::mem::take(&mut self.members);
+        let members = members.into_iter().map(|(id, member)| {
+            let stored = member.stored;
+            let classic = stored.classic.unwrap_or_default();
+            let first = classic.protocols.first().map(|(_, blob)| self.draft.bytes(*blob)).unwrap_or_default();
+            let version = embedded::subscription(&first).map_or(0, |subscription| subscription.version);
+            let member = ClassicMember {
+                instance_id: stored.instance_id,
+                client_id: stored.client_id,
+                client_host: stored.client_host,
+                session_timeout_ms: classic.session_timeout_ms,
+                rebalance_timeout_ms: stored.rebalance_timeout_ms,
+                protocols: classic.protocols,
+                assignment: embedded::assignment(version, &self.by_name(&stored.assigned)),
+            };
+            (id, member)
+        });
+        let members = members.collect();
+        (Handover { epoch: self.epoch, members, draft: self.draft, is_stored: self.is_stored }, effects)
+    }
+}

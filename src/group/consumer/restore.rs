@@ -1,0 +1,105 @@
+//! A new coordinator goes on from the image: same members, same epochs, sessions start anew.
+
+use super::Group;
+use super::member::Member;
+use super::regex::Pattern;
+use super::{reconcile, target};
+use crate::group::assignor::Assignor;
+use crate::group::draft::Draft;
+use crate::group::machine::Millis;
+use crate::group::settings::Rules;
+use crate::ids::TopicId;
+use crate::metadata::group_change::*;
+use crate::metadata::image::{Image, groups};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+impl Group {
+    /// What changed while there was no coordinator is seen by [`Group::topics_changed`], which the shell calls next.
+    pub fn restore(name: &str, rules: Rules, stored: &groups::Group, image: &Arc<Image>, now: Millis) -> Group {
+        let mut group = Group::new(name, rules, stored.header.epoch(), now);
+        group.see(image);
+        group.is_stored = true;
+        group.draft = Draft::restore(stored);
+        let GroupHeader::Consumer { assignment_epoch, topics_hash, assignor, is_whole, .. } = &stored.header else {
+            return group;
+        };
+        group.assignment_epoch = *assignment_epoch;
+        group.assignor = Assignor::named(assignor).unwrap_or_default();
+        for (id, member) in &stored.members {
+            let GroupMember::Consumer(member) = member.as_ref() else { continue };
+            for blob in GroupMember::Consumer(member.clone()).blobs() {
+                group.draft.adopt(blob);
+            }
+            if let Some(instance) = &member.instance_id {
+                group.statics.insert(instance.clone(), id.clone());
+            }
+            if let Some(text) = &member.subscribed_regex
+                && !group.patterns.contains_key(text)
+            {
+                let topics = Pattern::new(text).map(|pattern| pattern.resolve(image)).unwrap_or_default();
+                group.patterns.insert(text.clone(), topics);
+            }
+            let member = Member { stored: member.clone(), ..Member::default() };
+            group.bytes += member.bytes();
+            group.members.insert(id.clone(), member);
+        }
+        group.settle_claims();
+        for id in group.members.keys().cloned().collect::<Vec<_>>() {
+            group.own(&id);
+        }
+        if !group.members.is_empty() {
+            group.empty_check = None;
+        }
+        group.restart_sessions(now);
+        group.shape = target::shape(&group.members, &group.patterns, image);
+        if !is_whole || group.assignment_epoch != group.epoch {
+            group.because(RebalanceReason::CoordinatorMoved);
+        } else if group.shape.hash() != *topics_hash && !group.members.is_empty() {
+            // Which of them it was nobody knows any more.
+            let first = group.shape.0.keys().next().and_then(|topic| image.topic(*topic));
+            let name = first.map(|topic| topic.name.clone()).unwrap_or_default();
+            group.because(RebalanceReason::PartitionsChanged(name));
+        }
+        group
+    }
+
+    /// After a torn write two members may claim one partition: the one that had it, whose release is not written, and
+    /// the one that was to get it, and was not told. The latter reached the target of its epoch, the former was behind:
+    /// the lower epoch is right. The other waits for it.
+    fn settle_claims(&mut self) {
+        let mut claims: BTreeMap<(TopicId, i32), (i32, String)> = BTreeMap::new();
+        let mut wrong: BTreeMap<String, BTreeSet<(TopicId, i32)>> = BTreeMap::new();
+        for (id, member) in &self.members {
+            for partition in member.held() {
+                let claim = (member.stored.member_epoch, id.clone());
+                let later = match claims.get_mut(&partition) {
+                    Some(held) if claim.0 < held.0 => std::mem::replace(held, claim),
+                    Some(_) => claim,
+                    None => {
+                        claims.insert(partition, claim);
+                        continue;
+                    }
+                };
+                wrong.entry(later.1).or_default().insert(partition);
+            }
+        }
+        for (id, partitions) in wrong {
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            for list in [&mut member.stored.assigned, &mut member.stored.pending_revocation] {
+                for (topic, held) in list.iter_mut() {
+                    held.retain(|partition| !partitions.contains(&(*topic, *partition)));
+                }
+                list.retain(|_, held| !held.is_empty());
+            }
+            if member.stored.state == MemberState::Stable {
+                member.stored.state = MemberState::Unreleased;
+            }
+            self.touch(&id);
+        }
+        debug_assert!(self.members.values().all(|member| {
+            let pending = &member.stored.pending_revocation;
+            pending.is_empty() || !reconcile::is_subset(pending, &member.stored.assigned)
+        }));
+    }
+}

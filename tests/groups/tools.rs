@@ -1,0 +1,98 @@
+//! Kafka's own command for groups, from Kafka's jars, against our brokers.
+
+use super::programs;
+use super::support::{Cluster, Finished, wait_for};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(60);
+const GROUP: &str = "shop";
+
+fn command(cluster: &Cluster, arguments: &[&str]) -> Finished {
+    let mut java = programs::java("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand").expect("it was there");
+    java.args(["--bootstrap-server", &cluster.bootstrap(), "--timeout", "60000"]).args(arguments);
+    let output = java.output().expect("java starts");
+    Finished { command: format!("ConsumerGroupCommand {}", arguments.join(" ")), output }
+}
+
+/// partition → (committed, end, lag), by the table that `--describe` prints.
+fn described(finished: &Finished) -> BTreeMap<i32, (i64, i64, i64)> {
+    finished.assert_ok("describe");
+    let text = finished.stdout();
+    let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row.first() == Some(&GROUP) && row.get(1) == Some(&"sold"))
+        .map(|row| {
+            let number = |at: usize| row[at].parse::<i64>().unwrap_or_else(|_| panic!("{row:?}"));
+            // Kafka 4.1 put the leader epoch between the partition and the offset.
+            let shift = usize::from(text.contains("LEADER-EPOCH"));
+            let partition = i32::try_from(number(2)).expect("a partition");
+            (partition, (number(3 + shift), number(4 + shift), number(5 + shift)))
+        })
+        .collect()
+}
+
+#[test]
+fn kafkas_command_for_groups_lists_describes_resets_and_deletes() {
+    if programs::java("GroupMember").is_none() {
+        return;
+    }
+    let cluster = Cluster::start("tools", 3, &["group.initial.rebalance.delay.ms=0"]);
+    cluster.create_topic("sold", 3, 3, &[]);
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", cluster.bootstrap()).create().expect("a producer");
+    for n in 0..300 {
+        producer.send(BaseRecord::<(), _>::to("sold").payload(&format!("{n}")).partition(n % 3)).expect("queued");
+    }
+    producer.flush(SOON).expect("delivered");
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap())
+        .set("group.id", GROUP)
+        .set("client.id", "till")
+        .set("enable.auto.commit", "false")
+        .create()
+        .expect("a consumer");
+    consumer.subscribe(&["sold"]).expect("subscribed");
+    wait_for("the member owns all", SOON, || {
+        let _ = consumer.poll(Duration::from_millis(50));
+        (consumer.assignment().expect("an assignment").count() == 3).then_some(())
+    });
+    let mut offsets = TopicPartitionList::new();
+    for partition in 0..3 {
+        let offset = Offset::Offset(40 + i64::from(partition));
+        offsets.add_partition_offset("sold", partition, offset).expect("an offset");
+    }
+    consumer.commit(&offsets, CommitMode::Sync).expect("committed");
+
+    let listed = command(&cluster, &["--list"]);
+    assert!(listed.assert_ok("list").stdout().lines().any(|line| line.trim() == GROUP), "{}", listed.stdout());
+    let states = command(&cluster, &["--list", "--state"]);
+    assert!(states.assert_ok("list --state").stdout().contains("Stable"), "{}", states.stdout());
+    let while_used = command(&cluster, &["--describe", "--group", GROUP]);
+    let expected: BTreeMap<i32, _> = (0..3).map(|p| (p, (40 + i64::from(p), 100, 60 - i64::from(p)))).collect();
+    assert_eq!(described(&while_used), expected, "{}", while_used.stdout());
+    assert!(while_used.stdout().contains("till"), "the member is named: {}", while_used.stdout());
+    let members = command(&cluster, &["--describe", "--group", GROUP, "--members", "--verbose"]);
+    assert!(members.assert_ok("members").stdout().contains("sold"), "{}", members.stdout());
+    let refused = command(&cluster, &["--delete", "--group", GROUP]);
+    assert!(!refused.ok() || refused.stdout().contains("not empty"), "{}{}", refused.stdout(), refused.stderr());
+
+    drop(consumer);
+    let reset = ["--reset-offsets", "--group", GROUP, "--all-topics"];
+    let dry = command(&cluster, &[&reset[..], &["--to-earliest", "--dry-run"]].concat());
+    dry.assert_ok("dry run");
+    assert_eq!(described(&command(&cluster, &["--describe", "--group", GROUP])), expected, "a dry run changes nothing");
+    command(&cluster, &[&reset[..], &["--to-offset", "7", "--execute"]].concat()).assert_ok("to an offset");
+    let expected: BTreeMap<i32, _> = (0..3).map(|p| (p, (7, 100, 93))).collect();
+    assert_eq!(described(&command(&cluster, &["--describe", "--group", GROUP])), expected);
+    command(&cluster, &[&reset[..], &["--to-latest", "--execute"]].concat()).assert_ok("to the latest");
+    let expected: BTreeMap<i32, _> = (0..3).map(|p| (p, (100, 100, 0))).collect();
+    assert_eq!(described(&command(&cluster, &["--describe", "--group", GROUP])), expected);
+
+    command(&cluster, &["--delete", "--group", GROUP]).assert_ok("delete");
+    let listed = command(&cluster, &["--list"]);
+    assert!(!listed.assert_ok("list").stdout().contains(GROUP), "{}", listed.stdout());
+}
