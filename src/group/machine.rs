@@ -25,7 +25,7 @@ pub enum Effect {
     Joined(Ticket, Result<Joined, GroupError>),
     Synced(Ticket, Result<Synced, GroupError>),
     /// Commit the write through Raft and come back with [`Machine::committed`]. A newer attempt replaces an older one
-    /// that has not been sent; it holds all of it (see [`super::draft`]).
+    /// that has not been sent; it holds all of it.
     Commit {
         attempt: Attempt,
         write: GroupWrite,
