@@ -259,11 +259,17 @@ impl Coordinator {
         } else {
             slot.group(&commit.group)?.ok_or(GroupError::IllegalGeneration)?
         };
+        let names = &self.shell.names;
+        let group = names.share(&commit.group);
         let records = commit
             .offsets
             .into_iter()
             .map(|write| OffsetRecord {
-                key: OffsetKey { group: commit.group.clone(), topic: write.topic, partition: write.partition },
+                key: OffsetKey {
+                    group: group.clone(),
+                    topic: names.share(&write.topic),
+                    partition: write.partition,
+                },
                 value: Some(write.committed),
             })
             .collect();
@@ -289,7 +295,7 @@ impl Coordinator {
             if require_stable && offsets.is_some_and(|offsets| offsets.is_pending(topic, partition)) {
                 return (partition, Err(GroupError::UnstableOffset));
             }
-            (partition, Ok(offsets.and_then(|offsets| offsets.get(topic, partition)).cloned()))
+            (partition, Ok(offsets.and_then(|offsets| offsets.get(topic, partition))))
         };
         Ok(match wanted {
             Some(wanted) => wanted

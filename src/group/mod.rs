@@ -15,6 +15,7 @@ mod cell;
 pub mod classic;
 pub mod coordinator;
 mod log;
+mod names;
 mod offset_records;
 pub mod offsets;
 pub mod partitioner;

@@ -17,6 +17,8 @@ pub const GROUP_STATE_BYTES_MAX: usize = 240 * 1024;
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Bytes per read while a partition is loaded.
 pub const LOAD_BYTES_MAX: usize = 1024 * 1024;
+/// Partitions being read at a time; the others wait their turn.
+pub const LOADS_AT_ONCE: usize = 2;
 
 /// What the state machine needs to know of the configuration. Times in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

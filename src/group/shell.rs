@@ -4,6 +4,7 @@ use super::cell::{Cell, Entry};
 use super::classic::{Effect, Millis};
 use super::coordinator::GroupError;
 use super::log::OffsetsLog;
+use super::names::Names;
 use super::offset_records::OffsetRecord;
 use super::partitioner::partition_for;
 use super::settings::Settings;
@@ -48,6 +49,8 @@ pub struct Shell {
     /// By partition number. Bound: the partitions of the offsets topic.
     slots: RwLock<BTreeMap<i32, Arc<Slot>>>,
     pub timers: Arc<Timers>,
+    /// Of groups and topics with offsets.
+    pub names: Arc<Names>,
     is_creating_topic: AtomicBool,
     own: Weak<Shell>,
 }
@@ -68,6 +71,7 @@ impl Shell {
             runtime: Handle::current(),
             slots: RwLock::default(),
             timers: Timers::new(),
+            names: Arc::default(),
             is_creating_topic: AtomicBool::new(false),
             own: own.clone(),
         });
@@ -302,7 +306,7 @@ impl Shell {
             if slot.is_gone() {
                 return;
             }
-            match slot.log.clone().load(slot.epoch).await {
+            match slot.log.clone().load(slot.epoch, self.names.clone()).await {
                 Ok(offsets) => break offsets,
                 Err(error) => {
                     tracing::debug!(partition = slot.id.partition, %error, "an offsets partition is not loaded yet");

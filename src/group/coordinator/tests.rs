@@ -1,5 +1,6 @@
 //! The coordinator with a log and a controller in memory: what is told when.
 
+use super::super::names::Names;
 use super::super::log::{LoadedOffsets, OffsetsLog, Written};
 use super::*;
 use crate::ids::*;
@@ -120,10 +121,14 @@ impl OffsetsLog for FakeLog {
         Ok(Written { first: Offset(first.try_into().expect("small")), replicated: replicated.boxed() })
     }
 
-    fn load(self: Arc<Self>, _: LeaderEpoch) -> BoxFuture<'static, Result<LoadedOffsets, GroupError>> {
+    fn load(
+        self: Arc<Self>,
+        _: LeaderEpoch,
+        _: Arc<Names>,
+    ) -> BoxFuture<'static, Result<LoadedOffsets, GroupError>> {
         let mut loaded = LoadedOffsets::new();
         for (at, record) in (0..).zip(self.records.lock().iter().cloned()) {
-            let offsets = loaded.entry(record.key.group).or_default();
+            let offsets = loaded.entry(record.key.group.to_string()).or_default();
             offsets.apply(Offset(at), &record.key.topic, record.key.partition, record.value);
         }
         async move { Ok(loaded) }.boxed()
@@ -196,7 +201,7 @@ fn sync(member: &str, generation: i32, assigned: &[(&str, &'static str)]) -> Syn
 }
 
 fn commit(member: &str, generation: i32, offset: i64) -> OffsetCommit {
-    let committed = Committed { offset, leader_epoch: -1, metadata: String::new(), commit_ms: 1 };
+    let committed = Committed { offset, leader_epoch: -1, commit_ms: 1, ..Committed::default() };
     OffsetCommit {
         group: "g".into(),
         member: member.into(),
