@@ -2,6 +2,7 @@
 
 use super::cell::{Cell, Parked};
 use super::classic::Phase;
+use super::expirer::Expirer;
 use super::offset_records::{OffsetKey, OffsetRecord, floor_char_boundary};
 use super::settings::{GROUP_ID_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
 use super::shell::Shell;
@@ -15,9 +16,11 @@ use crate::platform::random;
 use crate::replica::hosted::Hosted;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 pub use super::classic::{Description, Join, Joined, JoinedMember, MemberDescription, SyncGroup, Synced};
+pub use super::offset_delete::DeletedOffsets;
 pub use super::offsets::{Committed, OffsetWrite};
 
 /// Why a group request failed; translated to Kafka's codes in `kafka/errors.rs`.
@@ -61,6 +64,8 @@ pub enum GroupError {
     UnknownTopicId,
     #[error("coordinators of this kind are not served")]
     UnsupportedCoordinator,
+    #[error("a member of the group subscribes to the topic")]
+    SubscribedToTopic,
 }
 
 /// What the coordinator needs from the rest of the house.
@@ -105,7 +110,7 @@ pub struct ListedGroup {
 /// Cheap to clone. A request whose group another broker coordinates ends in [`GroupError::NotCoordinator`].
 #[derive(Clone)]
 pub struct Coordinator {
-    shell: Arc<Shell>,
+    pub(super) shell: Arc<Shell>,
 }
 
 impl Coordinator {
@@ -117,6 +122,8 @@ impl Coordinator {
         let shell = Shell::start(parts.config.node_id, settings, Box::new(move || quorum.image()), parts.controller);
         parts.hosted.add_listener(shell.clone());
         tokio::spawn(Shell::follow_deletions(Arc::downgrade(&shell), updates));
+        let interval = Duration::from_millis(shell.settings.expiry_interval_ms.unsigned_abs());
+        tokio::spawn(Expirer::run(Arc::downgrade(&shell), interval));
         Coordinator { shell }
     }
 
@@ -317,7 +324,7 @@ impl Coordinator {
         self.shell.settings.metadata_bytes_max
     }
 
-    fn find(&self, group: &str) -> Result<Option<Place>, GroupError> {
+    pub(super) fn find(&self, group: &str) -> Result<Option<Place>, GroupError> {
         check_group_id_length(group)?;
         let slot = self.shell.slot(group)?;
         Ok(slot.group(group)?.map(|cell| (slot, cell)))
@@ -325,7 +332,7 @@ impl Coordinator {
 }
 
 /// A group and the offsets partition it belongs to.
-type Place = (Arc<Slot>, Arc<Cell>);
+pub(super) type Place = (Arc<Slot>, Arc<Cell>);
 
 fn check_group_id(group: &str) -> Result<(), GroupError> {
     if group.is_empty() { Err(GroupError::InvalidGroupId) } else { check_group_id_length(group) }

@@ -14,13 +14,18 @@
 mod cell;
 pub mod classic;
 pub mod coordinator;
+mod expirer;
+mod expiry;
 mod log;
 mod names;
+mod offset_delete;
 mod offset_records;
 pub mod offsets;
 pub mod partitioner;
 mod settings;
 mod shell;
 mod slot;
+mod standing;
+mod subscription;
 mod timers;
 mod topic;

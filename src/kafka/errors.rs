@@ -90,6 +90,7 @@ pub fn group(error: &GroupError) -> i16 {
         GroupError::UnstableOffset => Code::UnstableOffsetCommit,
         GroupError::UnknownTopicId => Code::UnknownTopicId,
         GroupError::UnsupportedCoordinator => Code::InvalidRequest,
+        GroupError::SubscribedToTopic => Code::GroupSubscribedToTopic,
     };
     code.code()
 }

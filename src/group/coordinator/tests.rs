@@ -1,18 +1,20 @@
 //! The coordinator with a log and a controller in memory: what is told when.
 
+use super::super::expirer::Pass;
 use super::super::names::Names;
+use super::super::subscription::testing::subscription;
 use super::super::log::{LoadedOffsets, OffsetsLog, Written};
 use super::*;
 use crate::ids::*;
 use crate::metadata::command::{GroupState, MetadataError};
 use crate::metadata::image::Image;
+use crate::platform::clock;
 use crate::metadata::image::topics::{Partition, Topic};
 use crate::metadata::intent::{Intent, IntentAnswer, IntentError, SubmitFuture};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use std::time::Duration;
 use tokio::sync::watch;
 
 const TOPIC: TopicId = TopicId(uuid::Uuid::from_u128(1));
@@ -380,4 +382,66 @@ fn a_fresh_member_id_has_a_bounded_part_of_its_clients_name() {
     // Characters of three bytes: 255 is between two of them, and with one byte before them the last whole one ends at 253.
     assert_eq!(fresh_member_id(&"\u{20ac}".repeat(1_000)).find('-'), Some(255));
     assert_eq!(fresh_member_id(&format!("x{}", "\u{20ac}".repeat(1_000))).find('-'), Some(253));
+}
+
+#[tokio::test]
+async fn offsets_of_a_topic_that_a_member_reads_are_not_deleted_and_others_are() {
+    let stage = Stage::new().await;
+    let wanted = [("t".to_string(), vec![0]), ("other".to_string(), vec![0, 5])];
+    assert_eq!(stage.groups.delete_offsets("g", &wanted).await, Err(GroupError::GroupNotFound));
+    let subscribing = Join {
+        protocols: vec![("range".into(), subscription(&["t"]).into())],
+        ..join("a", "")
+    };
+    let joined = stage.groups.join(subscribing).await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[(&joined.member, "all")])).await.expect("synced");
+    stage.commit(&joined.member, 1, 42).await.expect("committed");
+    let mut other = commit(&joined.member, 1, 7);
+    other.offsets[0].topic = "other".into();
+    stage.groups.commit_offsets(other).await.expect("committed");
+    let deleted = stage.groups.delete_offsets("g", &wanted).await.expect("the group is there");
+    assert_eq!(deleted[0].1, [(0, Err(GroupError::SubscribedToTopic))]);
+    assert_eq!(deleted[1].1, [(0, Ok(())), (5, Ok(()))], "one was never committed");
+    assert_eq!(stage.fetched(false), Ok(Some(42)));
+    let all = stage.groups.fetch_offsets("g", None, false).expect("there");
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(stage.log.records.lock().len(), 3, "a tombstone only for what there was");
+
+    stage.groups.leave("g", &[(joined.member, None)]).expect("there");
+    stage.groups.delete_offsets("g", &wanted).await.expect("the group is there still");
+    assert_eq!(stage.fetched(false), Ok(None));
+}
+
+#[tokio::test]
+async fn other_protocols_than_the_consumers_keep_their_offsets_while_they_have_members() {
+    let stage = Stage::new().await;
+    let connect = Join { protocol_type: "connect".into(), ..join("a", "") };
+    stage.groups.join(connect).await.expect("joined");
+    let wanted = [("t".to_string(), vec![0])];
+    assert_eq!(stage.groups.delete_offsets("g", &wanted).await, Err(GroupError::NonEmptyGroup));
+}
+
+#[tokio::test]
+async fn expired_offsets_go_and_then_the_group() {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let stage = Stage::new().await;
+    let shell = stage.groups.shell.clone();
+    let joined = stage.join("a", "").await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[])).await.expect("synced");
+    stage.commit(&joined.member, 1, 42).await.expect("committed");
+    let mut expirer = Expirer::default();
+    assert_eq!(expirer.pass(&shell, 100 * DAY_MS), Pass::Whole);
+    assert_eq!(stage.fetched(true), Ok(Some(42)), "it has a member");
+    stage.groups.leave("g", &[(joined.member, None)]).expect("there");
+    until(|| stage.cluster.stored("g").is_some_and(|state| state.members.is_empty())).await;
+
+    let emptied_ms = clock::wall_ms();
+    expirer.pass(&shell, emptied_ms);
+    expirer.pass(&shell, emptied_ms + 7 * DAY_MS - 60_000);
+    assert_eq!(stage.fetched(true), Ok(Some(42)));
+    let late_ms = emptied_ms + 7 * DAY_MS + 60_000;
+    expirer.pass(&shell, late_ms);
+    until(|| stage.fetched(true) == Ok(None)).await;
+    expirer.pass(&shell, late_ms + 1);
+    until(|| stage.cluster.stored("g").is_none() && stage.groups.list().groups.is_empty()).await;
 }
