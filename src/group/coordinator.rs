@@ -3,6 +3,7 @@
 use super::cell::{Cell, Parked};
 use super::classic::Phase;
 use super::expirer::Expirer;
+use super::rewrite;
 use super::offset_records::{OffsetKey, OffsetRecord, floor_char_boundary};
 use super::settings::{GROUP_ID_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
 use super::shell::Shell;
@@ -124,6 +125,7 @@ impl Coordinator {
         tokio::spawn(Shell::follow_deletions(Arc::downgrade(&shell), updates));
         let interval = Duration::from_millis(shell.settings.expiry_interval_ms.unsigned_abs());
         tokio::spawn(Expirer::run(Arc::downgrade(&shell), interval));
+        tokio::spawn(rewrite::run(Arc::downgrade(&shell)));
         Coordinator { shell }
     }
 

@@ -134,7 +134,7 @@ mod tests {
         let expiry = Expiry { standing: &Standing::Standalone, retention_ms: WEEK_MS, now_ms: 100 * DAY_MS };
         assert_eq!(expiry.tombstones("g", &offsets, 1).len(), 1);
         let key = OffsetKey { group: "g".into(), topic: "t".into(), partition: 0 };
-        offsets.begin(&[OffsetRecord { key, value: Some(Committed::default()) }]);
+        offsets.begin(Offset(7), &[OffsetRecord { key, value: Some(Committed::default()) }]);
         assert_eq!(expired(&Standing::Standalone, 100 * DAY_MS, &offsets), ["u"]);
     }
 }

@@ -30,6 +30,12 @@ pub trait OffsetsLog: Send + Sync + 'static {
     /// Appends with acks=all. Never awaits.
     fn append(&self, records: &[OffsetRecord], now_ms: i64) -> Result<Written, GroupError>;
 
+    /// Log start and log end.
+    fn range(&self) -> (Offset, Offset);
+
+    /// Nothing below `before` counts any more, on any replica.
+    fn cut(&self, before: Offset) -> Result<(), GroupError>;
+
     /// Everything up to the log's end as it is now, once the high watermark has reached that. The caller leads in
     /// `epoch`; `NotCoordinator` when that is over.
     fn load(
@@ -56,6 +62,15 @@ impl OffsetsLog for Partition {
             }),
         };
         Ok(Written { first: outcome.appended.base_offset, replicated })
+    }
+
+    fn range(&self) -> (Offset, Offset) {
+        let status = self.status();
+        (status.log_start, status.log_end)
+    }
+
+    fn cut(&self, before: Offset) -> Result<(), GroupError> {
+        self.delete_records(before).map(drop).map_err(refused)
     }
 
     fn load(
@@ -217,5 +232,76 @@ fn refused(error: PartitionError) -> GroupError {
             tracing::warn!(%error, "an offsets partition refused");
             GroupError::NotAvailable
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::offset_records::OffsetKey;
+    use super::super::offsets::Committed;
+    use super::*;
+    use crate::config::topic::Durability;
+    use crate::platform::clock;
+    use crate::platform::process;
+    use crate::replica::testing::{Alone, alone};
+
+    /// Group `i % groups` commits partition `i / groups % 100` of one of a hundred topics.
+    fn record(names: &Names, number: usize, groups: usize) -> OffsetRecord {
+        let place = number / groups;
+        let key = OffsetKey {
+            group: names.share(&format!("group-{}", number % groups)),
+            topic: names.share(&format!("topic-{}", place / 100)),
+            partition: i32::try_from(place % 100).expect("small"),
+        };
+        let offset = i64::try_from(number).expect("small");
+        OffsetRecord { key, value: Some(Committed { offset, leader_epoch: 3, commit_ms: 1, ..Committed::default() }) }
+    }
+
+    async fn write(alone: &Alone, numbers: std::ops::Range<usize>, groups: usize) {
+        let names = Names::default();
+        let numbers: Vec<usize> = numbers.collect();
+        for some in numbers.chunks(1_000) {
+            let records: Vec<_> = some.iter().map(|number| record(&names, *number, groups)).collect();
+            let log: &dyn OffsetsLog = &*alone.partition;
+            log.append(&records, 1).expect("appended").replicated.await.expect("replicated");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_is_loaded_and_what_was_cut_is_not() {
+        let alone = alone(Durability::PageCache);
+        write(&alone, 0..3_000, 10).await;
+        let load = |epoch| OffsetsLog::load(alone.partition.clone(), LeaderEpoch(epoch), Arc::default());
+        let loaded = load(0).await.expect("loaded");
+        assert_eq!(loaded.len(), 10);
+        assert!(loaded.values().all(|offsets| offsets.len() == 300));
+        assert_eq!(loaded["group-7"].get("topic-2", 99).expect("there").offset, 2_997);
+        let log: &dyn OffsetsLog = &*alone.partition;
+        assert_eq!(log.range(), (Offset(0), Offset(3_000)));
+        log.cut(Offset(2_990)).expect("cut");
+        let loaded = load(0).await.expect("loaded");
+        assert_eq!(loaded.values().map(Offsets::len).sum::<usize>(), 10);
+        assert_eq!(load(1).await.err(), Some(GroupError::NotCoordinator), "an epoch that is not this one");
+    }
+
+    /// Prints how long a new coordinator is not ready, and what it then holds:
+    /// `cargo test --release --lib a_million_offsets -- --ignored --nocapture`.
+    #[tokio::test]
+    #[ignore = "a measurement; it takes minutes without optimization"]
+    async fn a_million_offsets_are_loaded_in_seconds() {
+        const MANY: usize = 1_000_000;
+        let alone = alone(Durability::PageCache);
+        write(&alone, 0..MANY, 100).await;
+        let resident = || process::usage().map_or(0, |usage| usage.resident_bytes);
+        let (before, started) = (resident(), clock::now());
+        let loaded = OffsetsLog::load(alone.partition.clone(), LeaderEpoch(0), Arc::default()).await.expect("loaded");
+        let took = clock::now().duration_since(started);
+        assert_eq!(loaded.values().map(Offsets::len).sum::<usize>(), MANY);
+        println!(
+            "{MANY} offsets of {} groups, {} MiB of log: {took:?}, {} MiB more memory",
+            loaded.len(),
+            alone.log_bytes() >> 20,
+            resident().saturating_sub(before) >> 20,
+        );
     }
 }

@@ -22,6 +22,7 @@ mod offset_delete;
 mod offset_records;
 pub mod offsets;
 pub mod partitioner;
+mod rewrite;
 mod settings;
 mod shell;
 mod slot;

@@ -71,13 +71,16 @@ pub struct Offsets {
     by_topic: BTreeMap<Arc<str>, Vec<Entry>>,
     /// How many appended commits of a partition the high watermark has not passed yet.
     pending: Passing<u32>,
+    /// Where the appends on their way begin.
+    in_flight: BTreeSet<Offset>,
     /// Where the newest tombstone of a partition is, while older commits may still be on their way.
     buried: Passing<Offset>,
 }
 
 impl Offsets {
-    /// Before the append.
-    pub fn begin(&mut self, records: &[OffsetRecord]) {
+    /// `records` were appended, the first at `first`; under the lock under which that was done.
+    pub fn begin(&mut self, first: Offset, records: &[OffsetRecord]) {
+        self.in_flight.insert(first);
         for OffsetRecord { key, .. } in records {
             *self.pending.entry(key.topic.clone()).or_default().entry(key.partition).or_default() += 1;
         }
@@ -85,6 +88,7 @@ impl Offsets {
 
     /// The high watermark passed `records`, the first of which is at `first`.
     pub fn finish(&mut self, first: Offset, records: Vec<OffsetRecord>) {
+        self.in_flight.remove(&first);
         for (at, OffsetRecord { key, value }) in (first.0..).zip(records) {
             // Whether others are on their way still decides if a tombstone must be remembered.
             let is_last = self.settle(&key);
@@ -95,8 +99,9 @@ impl Offsets {
         }
     }
 
-    /// The append failed, or will never be known to have succeeded here.
-    pub fn cancel(&mut self, records: &[OffsetRecord]) {
+    /// What was begun failed, or will never be known to have succeeded here.
+    pub fn cancel(&mut self, first: Offset, records: &[OffsetRecord]) {
+        self.in_flight.remove(&first);
         for OffsetRecord { key, .. } in records {
             if self.settle(key) {
                 forget(&mut self.buried, key);
@@ -174,10 +179,6 @@ impl Offsets {
         self.pending.get(topic).is_some_and(|counts| counts.contains_key(&partition))
     }
 
-    pub fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
-    }
-
     /// Everything visible, by topic and partition.
     pub fn all(&self) -> impl Iterator<Item = (&Arc<str>, i32, Committed)> {
         self.by_topic
@@ -190,6 +191,26 @@ impl Offsets {
         self.by_topic
             .iter()
             .flat_map(|(topic, entries)| entries.iter().map(move |entry| (topic, entry.partition, entry.offset)))
+    }
+
+    /// Does anything visible or on its way lie below `place` in the log?
+    pub fn reaches_below(&self, place: Offset) -> bool {
+        self.in_flight.first().is_some_and(|first| *first < place)
+            || self.by_topic.values().flatten().any(|entry| entry.at < place)
+    }
+
+    /// What is visible and lies below `place` in the log, once more, at most `most`; without what has a commit on its way.
+    pub fn anew(&self, group: &str, place: Offset, most: usize) -> Vec<OffsetRecord> {
+        let group: Arc<str> = group.into();
+        let entries = self.by_topic.iter().flat_map(|(topic, entries)| entries.iter().map(move |entry| (topic, entry)));
+        entries
+            .filter(|(topic, entry)| entry.at < place && !self.is_pending(topic, entry.partition))
+            .take(most)
+            .map(|(topic, entry)| OffsetRecord {
+                key: OffsetKey { group: group.clone(), topic: topic.clone(), partition: entry.partition },
+                value: Some(entry.committed()),
+            })
+            .collect()
     }
 
     /// How many are visible.
@@ -263,7 +284,7 @@ mod tests {
     fn a_commit_is_visible_only_when_finished() {
         let mut offsets = Offsets::default();
         let records = vec![commit(0, 10), commit(1, 20)];
-        offsets.begin(&records);
+        offsets.begin(Offset(100), &records);
         assert!(offsets.is_pending("t", 0) && !offsets.is_empty());
         assert_eq!(offset(&offsets, 0), None);
         offsets.finish(Offset(100), records);
@@ -275,8 +296,8 @@ mod tests {
     fn the_later_append_wins_whichever_wait_ends_first() {
         let mut offsets = Offsets::default();
         let (older, newer) = (vec![commit(0, 10)], vec![commit(0, 11)]);
-        offsets.begin(&older);
-        offsets.begin(&newer);
+        offsets.begin(Offset(5), &older);
+        offsets.begin(Offset(6), &newer);
         offsets.finish(Offset(6), newer);
         assert!(offsets.is_pending("t", 0), "the older one is still on its way");
         offsets.finish(Offset(5), older);
@@ -287,10 +308,10 @@ mod tests {
     fn a_tombstone_is_not_undone_by_an_older_commit() {
         let mut offsets = Offsets::default();
         let older = vec![commit(0, 10)];
-        offsets.begin(&older);
+        offsets.begin(Offset(8), &older);
         let tombstones = offsets.tombstones("g", |_| true);
         assert_eq!(tombstones.len(), 1, "what is on its way is buried too");
-        offsets.begin(&tombstones);
+        offsets.begin(Offset(9), &tombstones);
         offsets.finish(Offset(9), tombstones);
         offsets.finish(Offset(8), older);
         assert_eq!(offset(&offsets, 0), None);
@@ -301,8 +322,10 @@ mod tests {
     fn a_cancelled_commit_leaves_nothing() {
         let mut offsets = Offsets::default();
         let records = vec![commit(0, 10)];
-        offsets.begin(&records);
-        offsets.cancel(&records);
+        offsets.begin(Offset(3), &records);
+        assert!(offsets.reaches_below(Offset(4)));
+        offsets.cancel(Offset(3), &records);
+        assert!(!offsets.reaches_below(Offset(4)));
         assert!(offsets.is_empty());
         offsets.apply(Offset(1), &"t".into(), 0, None);
         assert!(offsets.is_empty());
@@ -330,15 +353,34 @@ mod tests {
     fn nothing_is_remembered_of_a_tombstone_once_nothing_is_on_its_way() {
         let mut offsets = Offsets::default();
         let (older, newer) = (vec![commit(0, 10)], vec![commit(0, 11)]);
-        offsets.begin(&older);
+        offsets.begin(Offset(8), &older);
         let tombstones = offsets.tombstones("g", |_| true);
-        offsets.begin(&tombstones);
-        offsets.begin(&newer);
+        offsets.begin(Offset(9), &tombstones);
+        offsets.begin(Offset(10), &newer);
         offsets.finish(Offset(9), tombstones);
         offsets.finish(Offset(8), older);
         assert_eq!(offset(&offsets, 0), None, "buried");
         offsets.finish(Offset(10), newer);
         assert_eq!(offset(&offsets, 0), Some(11));
-        assert!(offsets.buried.is_empty() && !offsets.has_pending());
+        assert!(offsets.buried.is_empty() && offsets.pending.is_empty());
+    }
+
+    #[test]
+    fn what_is_written_anew_lies_below_and_has_nothing_on_its_way() {
+        let mut offsets = Offsets::default();
+        let all = vec![commit(0, 10), commit(1, 11), commit(2, 12)];
+        offsets.begin(Offset(5), &all);
+        assert!(offsets.reaches_below(Offset(6)) && offsets.anew("g", Offset(6), 9).is_empty(), "still on their way");
+        offsets.finish(Offset(5), all);
+        let busy = vec![commit(1, 21)];
+        offsets.begin(Offset(9), &busy);
+        let anew = offsets.anew("g", Offset(7), 9);
+        assert_eq!(anew.iter().map(|record| record.key.partition).collect::<Vec<_>>(), [0]);
+        offsets.begin(Offset(10), &anew);
+        offsets.finish(Offset(10), anew);
+        assert!(offsets.reaches_below(Offset(7)), "partition 1, until its commit ends");
+        offsets.finish(Offset(9), busy);
+        assert!(!offsets.reaches_below(Offset(7)));
+        assert_eq!((offset(&offsets, 0), offset(&offsets, 1)), (Some(10), Some(21)));
     }
 }

@@ -20,6 +20,12 @@ pub const LOAD_BYTES_MAX: usize = 1024 * 1024;
 /// Partitions being read at a time; the others wait their turn.
 pub const LOADS_AT_ONCE: usize = 2;
 
+/// Below this many records a partition is quickly loaded, however few of them are live.
+pub const REWRITE_RECORDS_MIN: usize = 500_000;
+/// So many records for each live offset are too many.
+pub const REWRITE_FACTOR: usize = 4;
+/// Offsets written anew at a time.
+pub const REWRITE_AT_ONCE_MAX: usize = 2_000;
 /// Offsets that one look for expired ones buries at most, of all groups and of one; the rest is for the next.
 pub const EXPIRED_PER_PASS_MAX: usize = 50_000;
 pub const EXPIRED_PER_GROUP_MAX: usize = 5_000;

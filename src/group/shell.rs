@@ -243,7 +243,7 @@ impl Shell {
             return Ok(receiver);
         }
         let written = slot.log.append(&records, clock::wall_ms())?;
-        entry.offsets.begin(&records);
+        entry.offsets.begin(written.first, &records);
         let (slot, cell) = (slot.clone(), cell.clone());
         // A task of its own: the client may go away, the offset stays.
         self.runtime.spawn(async move {
@@ -255,7 +255,7 @@ impl Shell {
             let mut entry = cell.lock();
             match &outcome {
                 Ok(()) => entry.offsets.finish(written.first, records),
-                Err(_) => entry.offsets.cancel(&records),
+                Err(_) => entry.offsets.cancel(written.first, &records),
             }
             drop(entry);
             let _gone = sender.send(outcome);

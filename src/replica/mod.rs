@@ -34,7 +34,7 @@ mod reconcile;
 mod role;
 mod synced;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod throttle;
 mod truncation;
 mod upkeep;

@@ -101,11 +101,12 @@ impl ControllerChannel for Cluster {
 struct FakeLog {
     records: Mutex<Vec<OffsetRecord>>,
     high_watermark: watch::Sender<usize>,
+    start: Mutex<i64>,
 }
 
 impl FakeLog {
     fn new() -> Arc<FakeLog> {
-        Arc::new(FakeLog { records: Mutex::default(), high_watermark: watch::Sender::new(usize::MAX) })
+        Arc::new(FakeLog { records: Mutex::default(), high_watermark: watch::Sender::new(usize::MAX), start: Mutex::default() })
     }
 }
 
@@ -123,13 +124,24 @@ impl OffsetsLog for FakeLog {
         Ok(Written { first: Offset(first.try_into().expect("small")), replicated: replicated.boxed() })
     }
 
+    fn range(&self) -> (Offset, Offset) {
+        let end = self.records.lock().len();
+        (Offset(*self.start.lock()), Offset(end.try_into().expect("small")))
+    }
+
+    fn cut(&self, before: Offset) -> Result<(), GroupError> {
+        *self.start.lock() = before.0;
+        Ok(())
+    }
+
     fn load(
         self: Arc<Self>,
         _: LeaderEpoch,
         _: Arc<Names>,
     ) -> BoxFuture<'static, Result<LoadedOffsets, GroupError>> {
         let mut loaded = LoadedOffsets::new();
-        for (at, record) in (0..).zip(self.records.lock().iter().cloned()) {
+        let start = *self.start.lock();
+        for (at, record) in (0..).zip(self.records.lock().iter().cloned()).skip_while(|(at, _)| *at < start) {
             let offsets = loaded.entry(record.key.group.to_string()).or_default();
             offsets.apply(Offset(at), &record.key.topic, record.key.partition, record.value);
         }
@@ -444,4 +456,30 @@ async fn expired_offsets_go_and_then_the_group() {
     until(|| stage.fetched(true) == Ok(None)).await;
     expirer.pass(&shell, late_ms + 1);
     until(|| stage.cluster.stored("g").is_none() && stage.groups.list().groups.is_empty()).await;
+}
+
+#[tokio::test]
+async fn offsets_survive_being_written_anew_also_those_that_are_committed_meanwhile() {
+    let stage = Stage::new().await;
+    let slot = stage.groups.shell.slot("g").expect("led");
+    for offset in 0..100 {
+        stage.commit("", -1, offset).await.expect("committed");
+    }
+    stage.log.high_watermark.send_replace(100);
+    let groups = stage.groups.clone();
+    let waiting = tokio::spawn(async move { groups.commit_offsets(commit("", -1, 500)).await });
+    until(|| stage.log.records.lock().len() == 101).await;
+    let shell = stage.groups.shell.clone();
+    let rewriting = tokio::spawn({
+        let slot = slot.clone();
+        async move { rewrite::rewrite(&shell, &slot).await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(stage.log.records.lock().len(), 101, "nothing goes above a commit that is on its way");
+    stage.log.high_watermark.send_replace(usize::MAX);
+    waiting.await.expect("no panic").expect("committed");
+    assert_eq!(rewriting.await.expect("no panic"), Ok(Offset(101)));
+    assert_eq!(slot.log.range(), (Offset(101), Offset(102)), "one offset is live");
+    stage.lead(LeaderEpoch(6)).await;
+    assert_eq!(stage.fetched(true), Ok(Some(500)));
 }
