@@ -20,6 +20,7 @@ use super::topics::TopicsService;
 use super::watch::EventsService;
 use crate::config::broker::{ListenerConfig, NodeConfig};
 use crate::controller::replica_states::ReplicaStates;
+use crate::group::coordinator::Coordinator;
 use crate::metadata::intent::ControllerChannel;
 use crate::metadata::quorum::Quorum;
 use crate::platform::network;
@@ -27,7 +28,7 @@ use crate::replica::hosted::Hosted;
 use futures::StreamExt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -40,8 +41,12 @@ use tonic_health::server::HealthReporter;
 /// How long calls under way may take after the stop.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// The groups that this node coordinates, once it is a broker. Cheap to clone.
+pub type LocalGroups = Arc<OnceLock<Coordinator>>;
+
 /// What the admin services reach.
 pub struct AdminParts {
+    pub groups: LocalGroups,
     pub quorum: Quorum,
     pub hosted: Hosted,
     pub controller: Arc<dyn ControllerChannel>,
@@ -69,11 +74,12 @@ pub async fn serve(
     let reassignments = ReassignmentsService {
         quorum: parts.quorum.clone(),
         controller: parts.controller.clone(),
-        replicas: parts.replicas,
+        replicas: parts.replicas.clone(),
     };
     let counts = Counts::default();
     tokio::spawn(counts::follow(parts.quorum.clone(), counts.clone(), stop.clone()));
-    let metrics = Arc::new(Metrics::new(node, parts.quorum.clone(), parts.hosted.clone(), counts));
+    let metrics = Arc::new(Metrics::new(&parts, counts));
+    let groups = GroupsService { node, quorum: parts.quorum.clone(), groups: parts.groups };
     let metrics: Page = Arc::new(move || {
         let metrics = metrics.clone();
         Box::pin(async move { Ok(metrics.page().await) })
@@ -89,7 +95,7 @@ pub async fn serve(
         }))
         .with(BrokersServer::new(BrokersService { quorum: parts.quorum.clone(), controller: brokers_controller }))
         .with(ReassignmentsServer::new(reassignments))
-        .with(GroupsServer::new(GroupsService { quorum: parts.quorum.clone() }))
+        .with(GroupsServer::new(groups))
         .with(EventsServer::new(EventsService::new(parts.quorum, stop.clone())))
         .with(health)
         .with(reflection().build_v1().map_err(broken)?)

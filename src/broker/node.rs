@@ -3,7 +3,7 @@
 use super::control::ControlRuntime;
 use super::folder::DataFolder;
 use super::{BrokerError, registration, stopping};
-use crate::admin::server::{self as admin, AdminParts};
+use crate::admin::server::{self as admin, AdminParts, LocalGroups};
 use crate::cluster::channel::Channel;
 use crate::cluster::node::Node;
 use crate::cluster::session::{self, SessionParts};
@@ -143,6 +143,7 @@ impl Running {
 
         self.health.starting("opening the metadata log");
         let (node, controller, asker) = self.start_quorum().await?;
+        let log_ends = asker.clone();
         let (watched, fatal) = (node.quorum.clone(), self.fatal.clone());
         self.control.handle().spawn(async move { fatal.send_replace(Some(watched.fatal().await)) });
         let channel: Arc<dyn ControllerChannel> = Arc::new(Channel::new(
@@ -159,7 +160,9 @@ impl Running {
         self.health.starting("opening the logs");
         let (hosted, logs_folder) = self.open_logs(&node.quorum, channel.clone()).await?;
         let registration = registration.with(&logs_folder);
+        let local_groups = LocalGroups::default();
         let parts = AdminParts {
+            groups: local_groups.clone(),
             quorum: node.quorum.clone(),
             hosted: hosted.clone(),
             controller: channel.clone(),
@@ -183,7 +186,10 @@ impl Running {
             quorum: node.quorum.clone(),
             hosted: hosted.clone(),
             controller: channel.clone(),
+            log_ends,
         });
+        // Once: a node starts once.
+        let _ = local_groups.set(groups.clone());
         let services = Arc::new(Services {
             config: self.config.clone(),
             quorum: node.quorum.clone(),

@@ -66,7 +66,7 @@ fn is_idempotent(intent: &Intent) -> bool {
         | Intent::ReportDamage { .. } => true,
         Intent::CreateTopics { validate_only, .. } | Intent::CreatePartitions { validate_only, .. } => *validate_only,
         Intent::DeleteTopics { .. }
-        | Intent::SetGroup(_)
+        | Intent::ChangeGroups(_)
         | Intent::AlterReassignments { .. }
         | Intent::ElectUnclean { .. }
         | Intent::UnregisterBroker { .. }
@@ -243,10 +243,11 @@ mod tests {
             group: "g".into(),
             coordinator: TopicPartition::new(TopicId::default(), 0),
             leader_epoch: LeaderEpoch(0),
-            expected_generation: 1,
-            state: None,
+            expected: 1,
+            revision: 2,
+            write: None,
         };
-        assert!(!is_idempotent(&Intent::SetGroup(change)));
+        assert!(!is_idempotent(&Intent::ChangeGroups(vec![change])));
         assert!(is_idempotent(&Intent::FenceSelf { broker: BrokerId(1), epoch: BrokerEpoch(1) }));
     }
 }

@@ -5,7 +5,7 @@ use super::placement::{self, Load};
 use super::plan::{Item, PARTITIONS_PER_COMMAND_MAX, Packer, Plan};
 use super::replica_states::{ReplicaState, ReplicaStates};
 use super::voters::VoterChanges;
-use super::{configs, isr_change, moves, producer_ids, topics, unclean};
+use super::{configs, groups, isr_change, moves, producer_ids, topics, unclean};
 use crate::config::broker::NodeConfig;
 use crate::ids::*;
 use crate::metadata::command::*;
@@ -113,20 +113,7 @@ impl Controller {
                     (index, answer) => Ok((index, one_result(answer))),
                 }
             }
-            Intent::SetGroup(change) => {
-                let mut packer = Packer::new(1, 1);
-                let item = match packer.add(change, 1) {
-                    Ok((command, position)) => Item::Proposed { command, position, outcome: () },
-                    Err(too_large) => Item::Decided(Err(IntentError::InvalidRequest(format!(
-                        "the group's membership takes {} bytes, more than one metadata command may have",
-                        too_large.bytes
-                    )))),
-                };
-                let commands = packer.into_commands(|mut changes| {
-                    Command::SetGroup(changes.pop().expect("a packed command has one change"))
-                });
-                self.commit_results(&image, Plan { commands, items: vec![item] }).await
-            }
+            Intent::ChangeGroups(changes) => self.commit_results(&image, groups::plan(changes)).await,
             Intent::BeginShutdown { broker, epoch } => {
                 let (index, answer) = self.propose(Command::BeginShutdown { broker, epoch }).await?;
                 Ok((index, one_result(answer)))

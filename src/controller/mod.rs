@@ -4,7 +4,7 @@
 //! controller can know); `controller.rs` commits what was chosen and gives back one answer an item.
 //!
 //! ```text
-//! Intent ─→ topics / moves / configs / isr_change / producer_ids ─→ Plan ─→ controller (propose) ─→ IntentAnswer
+//! Intent ─→ topics / moves / configs / groups / isr_change / producer_ids ─→ Plan ─→ controller (propose) ─→ IntentAnswer
 //!             └─ placement
 //! heartbeats, lost connections, dials, ticks ─→ liveness ─→ effects (dial, fence, unfence)
 //! image deltas ─→ election (preferred leaders), unclean ─→ elector (asks replica_states) ─→ ElectLeaders
@@ -16,6 +16,7 @@ pub mod configs;
 pub mod controller;
 pub mod election;
 mod elector;
+mod groups;
 pub mod isr_change;
 pub mod liveness;
 pub mod moves;

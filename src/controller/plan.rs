@@ -57,9 +57,12 @@ fn answer_of(answer: Option<&Answer>, position: usize) -> Result<Option<Partitio
         Some(Answer::Done) => Ok(None),
         Some(Answer::Topics(results)) => results.get(position).cloned().map_or_else(missing, |r| r.map(|_| None)),
         Some(Answer::Isr(results)) => results.get(position).cloned().map_or_else(missing, |r| r.map(Some)),
-        Some(Answer::Elections(results) | Answer::Configs(results) | Answer::Reassignments(results)) => {
-            results.get(position).cloned().map_or_else(missing, |r| r.map(|()| None))
-        }
+        Some(
+            Answer::Elections(results)
+            | Answer::Configs(results)
+            | Answer::Reassignments(results)
+            | Answer::Groups(results),
+        ) => results.get(position).cloned().map_or_else(missing, |r| r.map(|()| None)),
         Some(Answer::Registered { .. }) | Some(Answer::ProducerIds { .. }) | None => missing(),
     }
 }

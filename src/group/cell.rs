@@ -1,9 +1,11 @@
 //! One group under its lock: the state machine, its offsets, and the requests that are parked.
 
-use super::classic::{Effect, Group, Joined, Millis, Synced, Ticket};
+use super::classic::{Joined, Synced};
 use super::coordinator::GroupError;
+use super::machine::{Attempt, Effect, Machine, Millis, Ticket};
 use super::offsets::Offsets;
-use crate::metadata::command::GroupState;
+use crate::metadata::group_change::GroupWrite;
+use crate::platform::clock;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
@@ -13,18 +15,28 @@ pub enum Parked {
     Sync(oneshot::Sender<Result<Synced, GroupError>>),
 }
 
+/// What is to be committed of one group.
+pub enum Proposal {
+    Write {
+        attempt: Attempt,
+        write: GroupWrite,
+    },
+    /// The group goes; tells how it went.
+    Remove(oneshot::Sender<Result<(), GroupError>>),
+}
+
 pub struct Cell {
     pub group: String,
     entry: Mutex<Entry>,
 }
 
 pub struct Entry {
-    pub machine: Group,
+    pub machine: Machine,
     pub offsets: Offsets,
     parked: BTreeMap<Ticket, Parked>,
     tickets: u64,
-    /// The newest state to commit that no one has begun to. Raft sees a group's states one after the other.
-    wanted: Option<(u64, GroupState)>,
+    /// What no one has begun to commit. Raft sees a group's writes one after the other.
+    wanted: Option<Proposal>,
     is_committing: bool,
     /// The deadline that the timers hold for this group.
     pub scheduled: Option<Millis>,
@@ -33,13 +45,13 @@ pub struct Entry {
 /// What is left to do once the lock is released.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Afterwards {
-    /// Nobody commits this group's states yet: begin.
-    pub starts_committer: bool,
+    /// The committer does not know of this group: tell it.
+    pub starts_commit: bool,
     pub is_long_empty: bool,
 }
 
 impl Cell {
-    pub fn new(group: String, machine: Group, offsets: Offsets) -> Cell {
+    pub fn new(group: String, machine: Machine, offsets: Offsets) -> Cell {
         let entry = Entry {
             machine,
             offsets,
@@ -67,6 +79,10 @@ impl Entry {
         ticket
     }
 
+    pub fn parked_count(&self) -> usize {
+        self.parked.len()
+    }
+
     /// Answers who is to be answered. A client that went away does not hear it, and that is all.
     pub fn perform(&mut self, effects: Vec<Effect>) -> Afterwards {
         let mut afterwards = Afterwards::default();
@@ -82,10 +98,11 @@ impl Entry {
                         let _gone = sender.send(answer);
                     }
                 }
-                Effect::Commit { attempt, state } => {
-                    self.wanted = Some((attempt, state));
-                    afterwards.starts_committer |= !self.is_committing;
-                    self.is_committing = true;
+                Effect::Commit { attempt, mut write } => {
+                    if let Some(rebalance) = &mut write.rebalance {
+                        rebalance.at_ms = clock::wall_ms();
+                    }
+                    afterwards.starts_commit |= self.want(Proposal::Write { attempt, write });
                 }
                 Effect::LongEmpty => afterwards.is_long_empty = true,
             }
@@ -93,10 +110,20 @@ impl Entry {
         afterwards
     }
 
-    /// The next state for the committer; `None` ends it.
-    pub fn take_wanted(&mut self) -> Option<(u64, GroupState)> {
-        let wanted = self.wanted.take();
-        self.is_committing = wanted.is_some();
-        wanted
+    /// Takes the place of what was wanted and not begun. True: the committer does not know yet.
+    pub fn want(&mut self, proposal: Proposal) -> bool {
+        self.wanted = Some(proposal);
+        !std::mem::replace(&mut self.is_committing, true)
+    }
+
+    /// For the committer, once for each time that it was told.
+    pub fn take_wanted(&mut self) -> Option<Proposal> {
+        self.wanted.take()
+    }
+
+    /// What the committer took is done. True: there is more.
+    pub fn finish_commit(&mut self) -> bool {
+        self.is_committing = self.wanted.is_some();
+        self.is_committing
     }
 }

@@ -3,14 +3,17 @@
 use super::cell::{Cell, Parked};
 use super::classic::Phase;
 use super::expirer::Expirer;
-use super::rewrite;
+use super::lag_watch::LagWatch;
+use super::log_ends::LogEndsSource;
 use super::offset_records::{OffsetKey, OffsetRecord, floor_char_boundary};
+use super::rewrite;
 use super::settings::{GROUP_ID_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
 use super::shell::Shell;
 use super::slot::Slot;
 use super::topic::OFFSETS_TOPIC;
 use crate::config::broker::NodeConfig;
 use crate::ids::{BrokerId, TopicPartition};
+use crate::metadata::group_change::Rebalance;
 use crate::metadata::intent::ControllerChannel;
 use crate::metadata::quorum::Quorum;
 use crate::platform::random;
@@ -20,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-pub use super::classic::{Description, Join, Joined, JoinedMember, MemberDescription, SyncGroup, Synced};
+pub use super::classic::{Description, Join, Joined, JoinedMember, Leaver, MemberDescription, SyncGroup, Synced};
 pub use super::offset_delete::DeletedOffsets;
 pub use super::offsets::{Committed, OffsetWrite};
 
@@ -51,6 +54,8 @@ pub enum GroupError {
     FencedInstance,
     #[error("the group has its maximum size")]
     GroupFull,
+    #[error("the member's metadata or assignment is too large")]
+    MemberTooLarge,
     #[error("the offset's metadata is too large")]
     OffsetMetadataTooLarge,
     #[error("unknown topic or partition")]
@@ -75,6 +80,7 @@ pub struct CoordinatorParts {
     pub quorum: Quorum,
     pub hosted: Hosted,
     pub controller: Arc<dyn ControllerChannel>,
+    pub log_ends: Arc<dyn LogEndsSource>,
 }
 
 /// An OffsetCommit request, after its topics and metadata were checked.
@@ -105,13 +111,17 @@ pub struct Listing {
 pub struct ListedGroup {
     pub group: String,
     pub protocol_type: String,
-    pub phase: Phase,
+    /// Kafka's name of its state.
+    pub state: &'static str,
+    /// Kafka's name of its type.
+    pub kind: &'static str,
 }
 
 /// Cheap to clone. A request whose group another broker coordinates ends in [`GroupError::NotCoordinator`].
 #[derive(Clone)]
 pub struct Coordinator {
     pub(super) shell: Arc<Shell>,
+    pub(super) lag: LagWatch,
 }
 
 impl Coordinator {
@@ -126,7 +136,10 @@ impl Coordinator {
         let interval = Duration::from_millis(shell.settings.expiry_interval_ms.unsigned_abs());
         tokio::spawn(Expirer::run(Arc::downgrade(&shell), interval));
         tokio::spawn(rewrite::run(Arc::downgrade(&shell)));
-        Coordinator { shell }
+        let lag = LagWatch::new(parts.log_ends);
+        let interval = parts.config.kafka.int("highwater.group.lag.interval.ms");
+        tokio::spawn(lag.clone().run(Arc::downgrade(&shell), Duration::from_millis(interval.unsigned_abs())));
+        Coordinator { shell, lag }
     }
 
     /// Who coordinates the group. Creates the offsets topic when there is none.
@@ -156,7 +169,7 @@ impl Coordinator {
         let (sender, receiver) = oneshot::channel();
         self.shell.with(&slot, &cell, |entry, now| {
             let ticket = entry.park(Parked::Join(sender));
-            ((), entry.machine.join(ticket, &join, fresh_id, now))
+            ((), entry.machine.classic().join(ticket, &join, fresh_id, now))
         });
         receiver.await.unwrap_or(Err(GroupError::NotCoordinator))
     }
@@ -168,7 +181,7 @@ impl Coordinator {
         let (sender, receiver) = oneshot::channel();
         self.shell.with(&slot, &cell, |entry, now| {
             let ticket = entry.park(Parked::Sync(sender));
-            ((), entry.machine.sync(ticket, sync, now))
+            ((), entry.machine.classic().sync(ticket, sync, now))
         });
         receiver.await.unwrap_or(Err(GroupError::NotCoordinator))
     }
@@ -183,28 +196,27 @@ impl Coordinator {
         check_group_id(group)?;
         let (_, cell) = self.find(group)?.ok_or(GroupError::UnknownMember)?;
         let now = self.shell.timers.now();
-        cell.lock().machine.heartbeat(member, instance, generation, now)
+        cell.lock().machine.classic().heartbeat(member, instance, generation, now)
     }
 
-    /// One result a member (id, instance), in the order given.
-    pub fn leave(
-        &self,
-        group: &str,
-        members: &[(String, Option<String>)],
-    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+    /// One result a member, in the order given.
+    pub fn leave(&self, group: &str, members: &[Leaver]) -> Result<Vec<Result<(), GroupError>>, GroupError> {
         check_group_id(group)?;
         let Some((slot, cell)) = self.find(group)? else {
             return Ok(members.iter().map(|_| Err(GroupError::UnknownMember)).collect());
         };
-        let leave_one = |(member, instance): &(String, Option<String>)| {
-            self.shell.with(&slot, &cell, |entry, now| entry.machine.leave(member, instance.as_deref(), now))
-        };
-        Ok(members.iter().map(leave_one).collect())
+        Ok(self.shell.with(&slot, &cell, |entry, now| entry.machine.classic().leave(members, now)))
+    }
+
+    /// The group's last rebalances, the newest last, also those under former coordinators.
+    pub fn history(&self, group: &str) -> Vec<Rebalance> {
+        let image = self.shell.image();
+        image.groups.groups.get(group).map(|group| group.history.iter().cloned().collect()).unwrap_or_default()
     }
 
     pub fn describe(&self, group: &str) -> Result<Description, GroupError> {
         let (_, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
-        let description = cell.lock().machine.describe();
+        let description = cell.lock().machine.classic().describe();
         if description.phase == Phase::Dead { Err(GroupError::GroupNotFound) } else { Ok(description) }
     }
 
@@ -217,10 +229,13 @@ impl Coordinator {
             };
             for cell in cells {
                 let entry = cell.lock();
-                let phase = entry.machine.phase();
-                if phase != Phase::Dead {
-                    let protocol_type = entry.machine.protocol_type().to_string();
-                    listing.groups.push(ListedGroup { group: cell.group.clone(), protocol_type, phase });
+                if !entry.machine.is_dead() {
+                    listing.groups.push(ListedGroup {
+                        group: cell.group.clone(),
+                        protocol_type: entry.machine.protocol_type().to_string(),
+                        state: entry.machine.state_name(),
+                        kind: entry.machine.type_name(),
+                    });
                 }
             }
         }
@@ -232,10 +247,11 @@ impl Coordinator {
         check_group_id(group)?;
         let (slot, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
         let begun = self.shell.with(&slot, &cell, |entry, _| {
-            match entry.machine.phase() {
-                Phase::Dead => return (Err(GroupError::GroupNotFound), Vec::new()),
-                Phase::Empty => {}
-                _ => return (Err(GroupError::NonEmptyGroup), Vec::new()),
+            if entry.machine.is_dead() {
+                return (Err(GroupError::GroupNotFound), Vec::new());
+            }
+            if !entry.machine.is_empty() {
+                return (Err(GroupError::NonEmptyGroup), Vec::new());
             }
             let tombstones = entry.offsets.tombstones(group, |_| true);
             match self.shell.write_offsets(&slot, &cell, entry, tombstones) {
@@ -245,7 +261,7 @@ impl Coordinator {
             }
         });
         let ended = match self.shell.written(begun?).await {
-            Ok(()) => self.shell.set_group(&slot, group, None).await,
+            Ok(()) => self.shell.remove_group(&slot, &cell).await,
             Err(error) => Err(error),
         };
         match ended {
@@ -274,11 +290,7 @@ impl Coordinator {
             .offsets
             .into_iter()
             .map(|write| OffsetRecord {
-                key: OffsetKey {
-                    group: group.clone(),
-                    topic: names.share(&write.topic),
-                    partition: write.partition,
-                },
+                key: OffsetKey { group: group.clone(), topic: names.share(&write.topic), partition: write.partition },
                 value: Some(write.committed),
             })
             .collect();
@@ -341,7 +353,7 @@ fn check_group_id(group: &str) -> Result<(), GroupError> {
 }
 
 /// Offsets may be committed under the empty name, as in Kafka.
-fn check_group_id_length(group: &str) -> Result<(), GroupError> {
+pub(super) fn check_group_id_length(group: &str) -> Result<(), GroupError> {
     if group.len() > GROUP_ID_BYTES_MAX { Err(GroupError::InvalidGroupId) } else { Ok(()) }
 }
 

@@ -1,8 +1,8 @@
 //! Looks for offsets that are old enough to go, and for groups of which nothing is left, now and then.
 
 use super::cell::Cell;
-use super::classic::Effect;
 use super::expiry::Expiry;
+use super::machine::Effect;
 use super::settings::{EXPIRED_PER_GROUP_MAX, EXPIRED_PER_PASS_MAX};
 use super::shell::Shell;
 use super::slot::Slot;
@@ -78,23 +78,21 @@ impl Expirer {
         let image = shell.image();
         let mut entry = cell.lock();
         let mut standing = Standing::of(&cell.group, &entry, &image);
-        if let Standing::Empty { since_ms } = &mut standing {
-            let known = self.empty_since.get(&cell.group).copied();
-            let since = since_ms.get_or_insert(known.unwrap_or(now_ms));
-            seen.insert(cell.group.clone(), *since);
+        let known = self.empty_since.get(&cell.group).copied().unwrap_or(now_ms);
+        let since = match &mut standing {
+            Standing::Empty { since_ms } => Some(*since_ms.get_or_insert(known)),
+            Standing::Standalone if entry.offsets.is_empty() => Some(known),
+            Standing::Standalone | Standing::Live { .. } | Standing::Dead => None,
+        };
+        if let Some(since) = since {
+            seen.insert(cell.group.clone(), since);
         }
         if entry.offsets.is_empty() {
-            let is_long_empty = match standing {
-                Standing::Empty { since_ms } => {
-                    since_ms.is_some_and(|since| now_ms.saturating_sub(since) >= shell.settings.expiry_interval_ms)
-                }
-                _ => false,
-            };
             drop(entry);
-            if is_long_empty {
+            let interval_ms = shell.settings.expiry_interval_ms;
+            if since.is_some_and(|since| now_ms.saturating_sub(since) >= interval_ms) {
                 shell.with(slot, cell, |entry, _| {
-                    let is_empty = matches!(Standing::of(&cell.group, entry, &image), Standing::Empty { .. });
-                    ((), if is_empty { vec![Effect::LongEmpty] } else { Vec::new() })
+                    ((), if entry.machine.is_empty() { vec![Effect::LongEmpty] } else { Vec::new() })
                 });
             }
             return 0;

@@ -26,7 +26,9 @@ impl Expiry<'_> {
     fn is_expired(&self, topic: &str, committed: &Committed) -> bool {
         let counts_from = match self.standing {
             Standing::Standalone => committed.commit_ms,
-            Standing::Empty { since_ms } => since_ms.map_or(committed.commit_ms, |since| since.max(committed.commit_ms)),
+            Standing::Empty { since_ms } => {
+                since_ms.map_or(committed.commit_ms, |since| since.max(committed.commit_ms))
+            }
             Standing::Live { consumers: true, settled: true, subscribed: Some(subscribed) }
                 if !subscribed.contains(topic) =>
             {

@@ -171,7 +171,8 @@ impl Load {
                 return Ok(Progress::Waits);
             }
             let after = self.take(&chunk);
-            let after = after.and_then(|after| after.filter(|after| *after > self.next).ok_or(GroupError::NotAvailable));
+            let after =
+                after.and_then(|after| after.filter(|after| *after > self.next).ok_or(GroupError::NotAvailable));
             if after.is_err() {
                 partition.suspect(self.next);
             }
@@ -182,10 +183,14 @@ impl Load {
 
     fn take(&mut self, chunk: &[u8]) -> Result<Option<Offset>, GroupError> {
         let skipped = |at: Offset, error| tracing::warn!(%at, %error, "an offset record is unreadable and passed over");
-        let (loaded, names) = (&mut self.loaded, &self.names);
+        let (loaded, names, from) = (&mut self.loaded, &self.names, self.next);
         // Most records are about the topic of the one before.
         let mut topic: Arc<str> = Arc::default();
         let visited = offset_records::visit_chunk(chunk, skipped, |at, key, value| {
+            // The batch that the log start is in begins before it.
+            if at < from {
+                return;
+            }
             if !loaded.contains_key(key.group) {
                 if value.is_none() {
                     return;

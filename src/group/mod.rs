@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! kafka handlers ─→ Coordinator ─→ Slot (one led offsets partition) ─→ Cell (one group)
-//!                                                                       ├─ classic::Group  state + event → effects
+//!                                                                       ├─ Machine   state + event → effects
 //!                                                                       └─ Offsets         committed, pending
-//! effects ─→ parked replies │ SetGroup through Raft, then the parked SyncGroup answers │ deadlines ─→ Timers
+//! effects ─→ parked replies │ writes ─→ committer ─→ Raft, then parked answers │ deadlines ─→ Timers
 //! offsets ─→ OffsetsLog (append with acks=all; loaded anew by each new leader)
 //! ```
 //!
@@ -13,19 +13,27 @@
 
 mod cell;
 pub mod classic;
+mod committer;
 pub mod coordinator;
+mod draft;
 mod expirer;
 mod expiry;
+pub mod lag;
+mod lag_watch;
 mod log;
+pub mod log_ends;
+pub mod machine;
 mod names;
 mod offset_delete;
 mod offset_records;
 pub mod offsets;
+pub mod overview;
 pub mod partitioner;
 mod rewrite;
 mod settings;
 mod shell;
 mod slot;
+mod split;
 mod standing;
 mod subscription;
 mod timers;

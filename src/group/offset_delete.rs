@@ -13,7 +13,11 @@ impl Coordinator {
     ///
     /// Errors: [`GroupError::GroupNotFound`]; [`GroupError::NonEmptyGroup`] where members speak another protocol than
     /// the consumers', so that nobody can tell what they read.
-    pub async fn delete_offsets(&self, group: &str, wanted: &[(String, Vec<i32>)]) -> Result<DeletedOffsets, GroupError> {
+    pub async fn delete_offsets(
+        &self,
+        group: &str,
+        wanted: &[(String, Vec<i32>)],
+    ) -> Result<DeletedOffsets, GroupError> {
         let (slot, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
         let image = self.shell.image();
         let (receiver, deleted) = {

@@ -170,10 +170,7 @@ pub fn visit_chunk(
 
 type PairRead<'a> = (KeyRead<'a>, Option<Committed>);
 
-fn decode_pair<'a>(
-    key: Option<&'a [u8]>,
-    value: Option<&[u8]>,
-) -> Result<Option<PairRead<'a>>, OffsetRecordError> {
+fn decode_pair<'a>(key: Option<&'a [u8]>, value: Option<&[u8]>) -> Result<Option<PairRead<'a>>, OffsetRecordError> {
     let Some(key) = key else { return Ok(None) };
     let Some(key) = decode_key(key)? else { return Ok(None) };
     Ok(Some((key, value.map(decode_value).transpose()?)))
@@ -283,13 +280,7 @@ mod tests {
     }
 
     fn committed() -> Committed {
-        Committed {
-            offset: 258,
-            leader_epoch: 5,
-            metadata: "m".into(),
-            commit_ms: 0x0102_0304_0506,
-            expire_ms: None,
-        }
+        Committed { offset: 258, leader_epoch: 5, metadata: "m".into(), commit_ms: 0x0102_0304_0506, expire_ms: None }
     }
 
     #[test]
@@ -312,7 +303,11 @@ mod tests {
             \x00\x00\x00\x00\x00\x00\x00\x07";
         let expiring = Committed { expire_ms: Some(7), ..without_epoch.clone() };
         assert_eq!(decode_value(v1), Ok(expiring.clone()));
-        assert_eq!(encode_value(&Committed { leader_epoch: 5, ..expiring }), v1, "the only version with a place for it");
+        assert_eq!(
+            encode_value(&Committed { leader_epoch: 5, ..expiring }),
+            v1,
+            "the only version with a place for it"
+        );
         let v2 = b"\x00\x02\x00\x00\x00\x00\x00\x00\x01\x02\x00\x01m\x00\x00\x01\x02\x03\x04\x05\x06";
         assert_eq!(decode_value(v2), Ok(without_epoch));
         let v4 = b"\x00\x04\x00\x00\x00\x00\x00\x00\x01\x02\x00\x00\x00\x05\x02m\x00\x00\x01\x02\x03\x04\x05\x06\x00";

@@ -45,7 +45,9 @@ pub async fn run(shell: Weak<Shell>) {
             let (start, end) = slot.log.range();
             if !slot.is_gone() && is_due(end.0 - start.0, live) {
                 match rewrite(&shell, &slot).await {
-                    Ok(cut) => tracing::info!(partition = slot.id.partition, live, %cut, "committed offsets were written anew"),
+                    Ok(cut) => {
+                        tracing::info!(partition = slot.id.partition, live, %cut, "committed offsets were written anew")
+                    }
                     Err(error) => {
                         tracing::warn!(partition = slot.id.partition, %error, "committed offsets were not written anew; the next look tries again");
                     }

@@ -9,10 +9,24 @@ pub const GROUPS_PER_PARTITION_MAX: usize = 10_000;
 pub const GROUP_ID_BYTES_MAX: usize = 4_096;
 /// What a fresh member id takes of its client's name at most.
 pub const MEMBER_ID_PREFIX_BYTES_MAX: usize = 255;
-/// Members of one group at most, whatever `group.max.size` says: a timer tick looks at all of them.
+/// Members of one group at most, whatever `group.max.size` says: a rebalance looks at all of them.
 pub const GROUP_SIZE_MAX: usize = 5_000;
-/// All of one group's members with metadata and assignments: they travel in one Raft command of at most 256 KiB.
-pub const GROUP_STATE_BYTES_MAX: usize = 240 * 1024;
+/// One member with its metadata and assignment: it travels in one Raft command of at most 256 KiB.
+pub const MEMBER_BYTES_MAX: usize = 220 * 1024;
+/// Protocols that one member supports; clients have one to three.
+pub const PROTOCOLS_PER_MEMBER_MAX: usize = 64;
+/// One protocol's name, and a protocol type.
+pub const PROTOCOL_NAME_BYTES_MAX: usize = 1_024;
+/// What all of a group's members have, each counted whole: the leader of a generation is sent all of it.
+pub const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a client gives as its reason, kept in the history (KIP-800).
+pub const REASON_BYTES_MAX: usize = 255;
+/// Of one command's share in a large write: members and their bytes.
+pub const PART_BYTES_MAX: usize = 224 * 1024;
+/// What the committer submits at once; a message between nodes has at most 4 MiB.
+pub const INTENT_BYTES_MAX: usize = 1024 * 1024;
+/// Submissions of the committer that may be under way.
+pub const COMMITS_IN_FLIGHT_MAX: usize = 8;
 /// Offsets of one appended batch; a commit of more is several batches.
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Bytes per read while a partition is loaded.
@@ -20,6 +34,9 @@ pub const LOAD_BYTES_MAX: usize = 1024 * 1024;
 /// Partitions being read at a time; the others wait their turn.
 pub const LOADS_AT_ONCE: usize = 2;
 
+/// Committed offsets whose lag is measured, and records whose times are looked up for it, each time.
+pub const LAG_POSITIONS_MAX: usize = 200_000;
+pub const LAG_TIMES_MAX: usize = 2_000;
 /// Below this many records a partition is quickly loaded, however few of them are live.
 pub const REWRITE_RECORDS_MIN: usize = 500_000;
 /// So many records for each live offset are too many.

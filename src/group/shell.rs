@@ -1,9 +1,10 @@
 //! Performs what the state machines decide: answers, commits through Raft, deadlines, loading and resigning.
 
-use super::cell::{Cell, Entry};
-use super::classic::{Effect, Millis};
+use super::cell::{Cell, Entry, Proposal};
+use super::committer::{Committer, Queued};
 use super::coordinator::GroupError;
 use super::log::OffsetsLog;
+use super::machine::{Effect, Millis};
 use super::names::Names;
 use super::offset_records::OffsetRecord;
 use super::partitioner::partition_for;
@@ -12,14 +13,16 @@ use super::slot::Slot;
 use super::timers::{Due, Timers};
 use super::topic::{self, OFFSETS_TOPIC};
 use crate::ids::*;
-use crate::metadata::command::{GroupChange, GroupState, MetadataError};
+use crate::metadata::command::{GroupChange, MetadataError};
 use crate::metadata::event::Event;
+use crate::metadata::group_change::Rebalance;
 use crate::metadata::image::Image;
-use crate::metadata::intent::{ControllerChannel, Intent, IntentAnswer, IntentError};
+use crate::metadata::intent::{ControllerChannel, Intent, IntentAnswer, IntentError, SubmitError};
 use crate::metadata::quorum::Update;
 use crate::platform::clock;
 use crate::replica::hosted::LeadershipListener;
 use crate::replica::partition::Partition;
+use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -27,18 +30,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// The newest applied metadata.
 pub type ImageSource = Box<dyn Fn() -> Arc<Image> + Send + Sync>;
 
-/// How often a state is offered again when the stored generation turned out to be another.
-const STALE_TRIES: usize = 5;
 /// A deadline looked at later than this was missed because this process did not run.
 const OVERSLEPT_MS: Millis = 1_000;
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const LOAD_PAUSE: Duration = Duration::from_millis(200);
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The answer to one submission of the committer.
+pub type ChangesFuture = BoxFuture<'static, Result<IntentAnswer, SubmitError>>;
 
 pub struct Shell {
     pub broker: BrokerId,
@@ -51,6 +54,8 @@ pub struct Shell {
     pub timers: Arc<Timers>,
     /// Of groups and topics with offsets.
     pub names: Arc<Names>,
+    /// To the committer. Bound: a group is in it once.
+    commits: mpsc::UnboundedSender<Queued>,
     is_creating_topic: AtomicBool,
     own: Weak<Shell>,
 }
@@ -63,6 +68,7 @@ impl Shell {
         image: ImageSource,
         controller: Arc<dyn ControllerChannel>,
     ) -> Arc<Shell> {
+        let (commits, queue) = mpsc::unbounded_channel();
         let shell = Arc::new_cyclic(|own: &Weak<Shell>| Shell {
             broker,
             settings,
@@ -72,9 +78,11 @@ impl Shell {
             slots: RwLock::default(),
             timers: Timers::new(),
             names: Arc::default(),
+            commits,
             is_creating_topic: AtomicBool::new(false),
             own: own.clone(),
         });
+        shell.runtime.spawn(Committer::run(Arc::downgrade(&shell), queue));
         let own = Arc::downgrade(&shell);
         shell.runtime.spawn(shell.timers.clone().run(move |due| {
             if let Some(shell) = own.upgrade() {
@@ -128,8 +136,8 @@ impl Shell {
         }
         self.reschedule(slot, cell, &mut entry);
         drop(entry);
-        if afterwards.starts_committer {
-            self.runtime.spawn(self.own().commit_states(slot.clone(), cell.clone()));
+        if afterwards.starts_commit {
+            self.tell_committer(slot, cell);
         }
         if goes {
             self.runtime.spawn(self.own().remove_unused(slot.clone(), cell.clone()));
@@ -166,67 +174,37 @@ impl Shell {
         });
     }
 
-    /// The states of one group, one after the other.
-    async fn commit_states(self: Arc<Self>, slot: Arc<Slot>, cell: Arc<Cell>) {
-        loop {
-            let Some((attempt, state)) = cell.lock().take_wanted() else { return };
-            let outcome = self.set_group(&slot, &cell.group, Some(state)).await;
-            self.with(&slot, &cell, |entry, now| ((), entry.machine.committed(attempt, outcome, now)));
-        }
-    }
-
     async fn remove_unused(self: Arc<Self>, slot: Arc<Slot>, cell: Arc<Cell>) {
-        if let Err(error) = self.set_group(&slot, &cell.group, None).await {
+        if let Err(error) = self.remove_group(&slot, &cell).await {
             tracing::warn!(group = cell.group, %error, "an unused group stays in the metadata for now");
         }
         slot.forget(&cell);
     }
 
-    /// Commits a group's state. The generation stored before is read from the image: this broker is the only writer
-    /// in its leader epoch, so a refusal means that the epoch is over, or that an earlier commit whose outcome was
-    /// unknown landed late.
-    pub async fn set_group(&self, slot: &Slot, group: &str, state: Option<GroupState>) -> Result<(), GroupError> {
-        for _ in 0..STALE_TRIES {
-            if slot.is_gone() {
-                return Err(GroupError::NotCoordinator);
-            }
-            let image = self.image();
-            if image.partition(slot.id).is_none_or(|partition| partition.leader_epoch != slot.epoch) {
-                return Err(GroupError::NotCoordinator);
-            }
-            let stored = image.groups.groups.get(group);
-            if state.is_none() && stored.is_none() {
-                return Ok(());
-            }
-            let change = GroupChange {
-                group: group.to_string(),
-                coordinator: slot.id,
-                leader_epoch: slot.epoch,
-                expected_generation: stored.map_or(-1, |stored| stored.generation),
-                state: state.clone(),
-            };
-            let answer = self.controller.submit(Intent::SetGroup(change), self.settings.assignment_timeout).await;
-            match answer.map(refusal) {
-                Ok(None) => return Ok(()),
-                Ok(Some(IntentError::Metadata(MetadataError::StaleGroup))) => tokio::time::sleep(RETRY_PAUSE).await,
-                Ok(Some(IntentError::Metadata(
-                    MetadataError::StaleLeaderEpoch { .. }
-                    | MetadataError::NotLeader(_)
-                    | MetadataError::UnknownPartition
-                    | MetadataError::UnknownTopic,
-                ))) => return Err(GroupError::NotCoordinator),
-                Ok(Some(error)) => {
-                    tracing::error!(group, %error, "the controller refused a group's state");
-                    return Err(GroupError::NotAvailable);
-                }
-                Err(error) => {
-                    tracing::warn!(group, %error, "a group's state was not committed");
-                    return Err(GroupError::NotAvailable);
-                }
-            }
+    /// Takes the group out of the metadata. The caller ended its machine, so that nothing is written after it.
+    pub async fn remove_group(&self, slot: &Arc<Slot>, cell: &Arc<Cell>) -> Result<(), GroupError> {
+        let (sender, receiver) = oneshot::channel();
+        let starts_commit = cell.lock().want(Proposal::Remove(sender));
+        if starts_commit {
+            self.tell_committer(slot, cell);
         }
-        Err(GroupError::NotCoordinator)
+        receiver.await.unwrap_or(Err(GroupError::NotCoordinator))
     }
+
+    fn tell_committer(&self, slot: &Arc<Slot>, cell: &Arc<Cell>) {
+        let _stopped = self.commits.send((slot.clone(), cell.clone()));
+    }
+
+    pub fn assignment_timeout_ms(&self) -> Millis {
+        u64::try_from(self.settings.assignment_timeout.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub fn submit_changes(&self, changes: Vec<GroupChange>) -> ChangesFuture {
+        let (own, timeout) = (self.own(), self.settings.assignment_timeout);
+        Box::pin(async move { own.controller.submit(Intent::ChangeGroups(changes), timeout).await })
+    }
+
+    pub fn count_commit(&self, _rebalance: Option<&Rebalance>) {}
 
     /// Appends offsets, under the caller's lock, so that commits lie in the log in the order in which they were
     /// allowed. The receiver hears once they are replicated and visible, or why they never will be.

@@ -1,17 +1,17 @@
 //! One offsets partition that this broker leads, in one leader epoch, and the groups it coordinates by that.
 
 use super::cell::Cell;
-use super::classic::{Group, Millis};
 use super::coordinator::GroupError;
 use super::log::{LoadedOffsets, OffsetsLog};
+use super::machine::{Machine, Millis};
 use super::offsets::Offsets;
 use super::settings::{GROUPS_PER_PARTITION_MAX, Rules};
 use crate::ids::{LeaderEpoch, TopicPartition};
-use crate::metadata::command::GroupState;
+use crate::metadata::image::groups::Group;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 type Cells = BTreeMap<String, Arc<Cell>>;
 
@@ -21,13 +21,15 @@ pub struct Slot {
     pub epoch: LeaderEpoch,
     pub log: Arc<dyn OffsetsLog>,
     gone: AtomicBool,
+    /// The highest revision that a write of any of the groups carried.
+    revision: AtomicU64,
     /// `None` while loading.
     cells: Mutex<Option<Cells>>,
 }
 
 impl Slot {
     pub fn loading(id: TopicPartition, epoch: LeaderEpoch, log: Arc<dyn OffsetsLog>) -> Slot {
-        Slot { id, epoch, log, gone: AtomicBool::new(false), cells: Mutex::new(None) }
+        Slot { id, epoch, log, gone: AtomicBool::new(false), revision: AtomicU64::new(0), cells: Mutex::new(None) }
     }
 
     pub fn is_gone(&self) -> bool {
@@ -44,21 +46,27 @@ impl Slot {
         &self,
         rules: Rules,
         mut offsets: LoadedOffsets,
-        groups: impl Iterator<Item = (&'a String, &'a Arc<GroupState>)>,
+        groups: impl Iterator<Item = (&'a String, &'a Arc<Group>)>,
         now: Millis,
     ) -> Vec<Arc<Cell>> {
         let mut cells = Cells::new();
         for (name, state) in groups {
-            let machine = Group::restore(rules, state, now);
+            self.revision.fetch_max(state.revision, Ordering::SeqCst);
+            let machine = Machine::restore(rules, state, now);
             let cell = Cell::new(name.clone(), machine, offsets.remove(name).unwrap_or_default());
             cells.insert(name.clone(), Arc::new(cell));
         }
         for (name, offsets) in offsets {
-            cells.insert(name.clone(), Arc::new(Cell::new(name, Group::new(rules, now), offsets)));
+            cells.insert(name.clone(), Arc::new(Cell::new(name, Machine::new(rules, now), offsets)));
         }
         let all = cells.values().cloned().collect();
         *self.cells.lock() = Some(cells);
         all
+    }
+
+    /// A number that no write in this leader epoch carried before.
+    pub fn next_revision(&self) -> u64 {
+        self.revision.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     pub fn group(&self, group: &str) -> Result<Option<Arc<Cell>>, GroupError> {
@@ -77,7 +85,7 @@ impl Slot {
         if cells.len() >= GROUPS_PER_PARTITION_MAX {
             return Err(GroupError::NotAvailable);
         }
-        let cell = Arc::new(Cell::new(group.to_string(), Group::new(rules, now), Offsets::default()));
+        let cell = Arc::new(Cell::new(group.to_string(), Machine::new(rules, now), Offsets::default()));
         cells.insert(group.to_string(), cell.clone());
         Ok(cell)
     }

@@ -1,9 +1,10 @@
 //! What a group is to its offsets: may they be deleted, do they grow old.
 
 use super::cell::Entry;
-use super::classic::Phase;
 use super::subscription::{self, CONSUMER};
+use crate::metadata::group_change::GroupMember;
 use crate::metadata::image::Image;
+use crate::metadata::image::groups::Group;
 use std::collections::BTreeSet;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,28 +30,47 @@ pub enum Standing {
 impl Standing {
     pub fn of(group: &str, entry: &Entry, image: &Image) -> Standing {
         let machine = &entry.machine;
-        match machine.phase() {
-            Phase::Dead => Standing::Dead,
-            Phase::Empty if machine.protocol_type().is_empty() => Standing::Standalone,
-            Phase::Empty => Standing::Empty { since_ms: None },
-            phase => {
-                let consumers = machine.protocol_type() == CONSUMER;
-                Standing::Live {
-                    consumers,
-                    settled: phase == Phase::Stable,
-                    subscribed: if consumers { subscribed(group, image) } else { None },
-                }
-            }
+        let stored = image.groups.groups.get(group);
+        if machine.is_dead() {
+            return Standing::Dead;
         }
+        if !machine.is_empty() {
+            let consumers = machine.protocol_type() == CONSUMER;
+            return Standing::Live {
+                consumers,
+                settled: machine.state_name() == "Stable",
+                subscribed: if consumers {
+                    stored.map_or_else(|| Some(BTreeSet::new()), |stored| subscribed(stored))
+                } else {
+                    None
+                },
+            };
+        }
+        if machine.protocol_type().is_empty() {
+            return Standing::Standalone;
+        }
+        let last = stored.and_then(|stored| stored.history.last());
+        Standing::Empty { since_ms: last.filter(|last| last.members == 0).map(|last| last.at_ms) }
     }
 }
 
 /// All that any member of the committed generation subscribes to, in whatever protocol.
-fn subscribed(group: &str, image: &Image) -> Option<BTreeSet<String>> {
+fn subscribed(group: &Group) -> Option<BTreeSet<String>> {
     let mut all = BTreeSet::new();
-    for member in image.groups.groups.get(group).iter().flat_map(|group| group.members.values()) {
-        for (_, metadata) in &member.protocols {
-            all.extend(subscription::topics(metadata)?);
+    for member in group.members.values() {
+        match &**member {
+            GroupMember::Classic(member) => {
+                for (_, blob) in &member.protocols {
+                    all.extend(subscription::topics(&group.blobs.get(blob)?.bytes)?);
+                }
+            }
+            // What a pattern matches is not written down.
+            GroupMember::Consumer(member)
+                if member.subscribed_regex.as_ref().is_some_and(|regex| !regex.is_empty()) =>
+            {
+                return None;
+            }
+            GroupMember::Consumer(member) => all.extend(member.subscribed_topics.iter().cloned()),
         }
     }
     Some(all)

@@ -90,7 +90,8 @@ mod tests {
         let mut bytes = testing::subscription(&["a", "bc"]);
         bytes.extend(b"more of a later version");
         assert_eq!(topics(&bytes), Some(BTreeSet::from(["a".to_string(), "bc".to_string()])));
-        let bytes = b"\x00\x01\x00\x00\x00\x01\x00\x01t\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00\x01\xff\xff\xff\xff";
+        let bytes =
+            b"\x00\x01\x00\x00\x00\x01\x00\x01t\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00\x01\xff\xff\xff\xff";
         assert_eq!(assignment(bytes), Some(BTreeMap::from([("t".to_string(), BTreeSet::from([1, 3]))])));
     }
 

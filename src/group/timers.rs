@@ -4,7 +4,7 @@
 //! entry alone: the group is looked at too early once, and asks for its true deadline then. A group with nothing to
 //! wait for has no entry and costs nothing.
 
-use super::classic::Millis;
+use super::machine::Millis;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -82,7 +82,7 @@ pub fn group(error: &GroupError) -> i16 {
         GroupError::InvalidSessionTimeout => Code::InvalidSessionTimeout,
         GroupError::InvalidGroupId => Code::InvalidGroupId,
         GroupError::FencedInstance => Code::FencedInstanceId,
-        GroupError::GroupFull => Code::GroupMaxSizeReached,
+        GroupError::GroupFull | GroupError::MemberTooLarge => Code::GroupMaxSizeReached,
         GroupError::OffsetMetadataTooLarge => Code::OffsetMetadataTooLarge,
         GroupError::UnknownTopicOrPartition => Code::UnknownTopicOrPartition,
         GroupError::NonEmptyGroup => Code::NonEmptyGroup,

@@ -6,9 +6,10 @@
 //! when it lands, because a proposal may be stale by then.
 
 use crate::ids::*;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+pub use super::group_change::GroupChange;
 
 /// One change of the cluster's metadata. Bound: 256 KiB encoded; the proposer splits above it.
 /// Old log entries must stay readable: variants are only ever added at the end, and never change their fields.
@@ -56,7 +57,10 @@ pub enum Command {
         epoch: BrokerEpoch,
         count: i64,
     },
-    SetGroup(GroupChange),
+    /// One result a change; several changes of one group stand in the order in which they count.
+    ChangeGroups {
+        changes: Vec<GroupChange>,
+    },
     /// Sets the value of a finalized feature, such as `metadata.version`.
     FinalizeFeature {
         name: String,
@@ -214,41 +218,6 @@ pub struct ConfigChange {
     pub set: BTreeMap<String, Option<String>>,
 }
 
-/// A new state of one group, written by its coordinator (REPLICATION: group commands carry the coordinator's epoch).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GroupChange {
-    pub group: String,
-    /// The `__consumer_offsets` partition that coordinates the group, and the leader epoch the coordinator acts in.
-    pub coordinator: TopicPartition,
-    pub leader_epoch: LeaderEpoch,
-    /// The generation this change was computed from; −1 where the group did not exist.
-    pub expected_generation: i32,
-    /// `None` removes the group.
-    pub state: Option<GroupState>,
-}
-
-/// The committed membership and assignment of a classic group: what a new coordinator continues from.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct GroupState {
-    pub protocol_type: String,
-    pub protocol: Option<String>,
-    pub generation: i32,
-    pub leader: Option<String>,
-    pub members: BTreeMap<String, GroupMember>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct GroupMember {
-    pub instance_id: Option<String>,
-    pub client_id: String,
-    pub client_host: String,
-    pub session_timeout_ms: i32,
-    pub rebalance_timeout_ms: i32,
-    /// The member's protocols in its order of preference, each with opaque metadata.
-    pub protocols: Vec<(String, Bytes)>,
-    pub assignment: Bytes,
-}
-
 /// What a committed command answers its proposer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
@@ -267,6 +236,7 @@ pub enum Answer {
     },
     Refused(MetadataError),
     Reassignments(Vec<Result<(), MetadataError>>),
+    Groups(Vec<Result<(), MetadataError>>),
 }
 
 /// Why `apply` refused a command or a part of it. Every node refuses the same way.
@@ -296,7 +266,7 @@ pub enum MetadataError {
     IneligibleReplica(BrokerId),
     #[error("broker {0} cannot lead: it is not in sync and alive")]
     IneligibleLeader(BrokerId),
-    #[error("the group's coordinator or generation changed meanwhile")]
+    #[error("the group's coordinator or revision changed meanwhile")]
     StaleGroup,
     #[error("{0}")]
     Invalid(String),

@@ -64,8 +64,10 @@ pub enum Event {
         resource: ConfigResource,
         names: Vec<String>,
     },
+    /// Not for the parts of a torn write.
     GroupChanged {
         group: String,
+        /// Generation or epoch; −1: the group is gone.
         generation: i32,
         members: i32,
     },

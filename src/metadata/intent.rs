@@ -39,7 +39,8 @@ pub enum Intent {
         broker: BrokerId,
         epoch: BrokerEpoch,
     },
-    SetGroup(GroupChange),
+    /// One result a change; the changes of one group count in their order.
+    ChangeGroups(Vec<GroupChange>),
     /// First step of a clean stop: hand over every leader, leave every ISR where others suffice.
     BeginShutdown {
         broker: BrokerId,

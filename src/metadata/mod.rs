@@ -8,6 +8,7 @@
 
 pub mod command;
 pub mod event;
+pub mod group_change;
 pub mod history;
 pub mod image;
 pub mod intent;

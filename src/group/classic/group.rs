@@ -1,9 +1,16 @@
 //! One group: its state, how it is restored and saved, who is in it, and what time it waits for.
 
-use super::{Join, Joined, JoinedMember, Millis, Synced, Ticket};
+use super::member::Member;
+use super::{Join, member};
 use crate::group::coordinator::GroupError;
-use crate::group::settings::Rules;
-use crate::metadata::command::{GroupMember, GroupState};
+use crate::group::draft::Draft;
+use crate::group::machine::{Attempt, Effect, Millis, Ticket};
+use crate::group::offset_records::floor_char_boundary;
+use crate::group::settings::{
+    GROUP_BYTES_MAX, MEMBER_BYTES_MAX, PROTOCOL_NAME_BYTES_MAX, PROTOCOLS_PER_MEMBER_MAX, REASON_BYTES_MAX, Rules,
+};
+use crate::metadata::group_change::{GroupHeader, GroupMember, Rebalance, RebalanceReason};
+use crate::metadata::image::groups;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,38 +36,6 @@ impl Phase {
     }
 }
 
-/// What the shell must do after an event.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
-    Joined(Ticket, Result<Joined, GroupError>),
-    Synced(Ticket, Result<Synced, GroupError>),
-    /// Commit the state through Raft and come back with [`Group::committed`]. A newer attempt replaces an older one
-    /// that has not been sent.
-    Commit {
-        attempt: u64,
-        state: GroupState,
-    },
-    /// Empty for long: the group may go if it has no offsets.
-    LongEmpty,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Member {
-    pub instance: Option<String>,
-    pub client_id: String,
-    pub client_host: String,
-    pub session_timeout: Millis,
-    pub rebalance_timeout: Millis,
-    pub protocols: Vec<(String, Bytes)>,
-    /// As last committed.
-    pub assignment: Bytes,
-    /// Counts only while no request of the member is parked.
-    pub session_deadline: Millis,
-    pub joining: Option<Ticket>,
-    pub syncing: Option<Ticket>,
-    pub skip_assignment_supported: bool,
-}
-
 /// The join barrier.
 #[derive(Clone, Debug)]
 pub(super) struct Barrier {
@@ -79,7 +54,7 @@ pub(super) struct InitialDelay {
 /// A commit whose outcome is awaited.
 #[derive(Clone, Debug)]
 pub(super) struct Committing {
-    pub attempt: u64,
+    pub attempt: Attempt,
     pub what: Wanted,
 }
 
@@ -93,8 +68,19 @@ pub(super) enum Wanted {
     Emptied,
 }
 
+/// Why the generation that is being made comes about.
+#[derive(Clone, Debug)]
+pub(super) struct Causes {
+    pub first: RebalanceReason,
+    pub others: i32,
+    /// What the client gave as its reason (KIP-800).
+    pub said: Option<String>,
+}
+
 /// Invariants: `statics` names exactly the members with an instance; `leader` is a member wherever there are any;
-/// `pending` and `members` share no id; outside Stable a parked join means "has joined the coming generation".
+/// `pending` and `members` share no id; outside Stable a parked join means "has joined the coming generation";
+/// `joining`, `supporters` and `bytes` are what counting over the members would give; no session or pending id ends
+/// before `soonest`.
 #[derive(Clone, Debug)]
 pub struct Group {
     pub(super) rules: Rules,
@@ -112,12 +98,20 @@ pub struct Group {
     pub(super) unsynced: BTreeSet<String>,
     pub(super) sync_deadline: Option<Millis>,
     pub(super) committing: Option<Committing>,
-    pub(super) attempts: u64,
+    pub(super) causes: Option<Causes>,
     /// The metadata image may know this group: a commit of it was tried.
     pub(super) is_stored: bool,
     pub(super) empty_check: Option<Millis>,
     /// What requests are told once the phase is Dead.
     pub(super) death: GroupError,
+    pub(super) draft: Draft,
+    /// Members with a parked join.
+    pub(super) joining: usize,
+    /// How many members support each protocol.
+    pub(super) supporters: BTreeMap<String, usize>,
+    /// What members (without assignments) and pending ids take.
+    pub(super) bytes: usize,
+    pub(super) soonest: Option<Millis>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -137,89 +131,195 @@ impl Group {
             unsynced: BTreeSet::new(),
             sync_deadline: None,
             committing: None,
-            attempts: 0,
+            causes: None,
             is_stored: false,
             empty_check: Some(now + rules.empty_check_ms),
             death: GroupError::NotAvailable,
+            draft: Draft::default(),
+            joining: 0,
+            supporters: BTreeMap::new(),
+            bytes: 0,
+            soonest: None,
             effects: Vec::new(),
         }
     }
 
-    /// A new coordinator goes on from the committed state: same members, same generation, sessions start anew.
-    pub fn restore(rules: Rules, state: &GroupState, now: Millis) -> Group {
+    /// A new coordinator goes on from the committed state: same members, same generation, sessions start anew. Of a
+    /// torn state nobody was told: everyone must join again.
+    pub fn restore(rules: Rules, stored: &groups::Group, now: Millis) -> Group {
         let mut group = Group::new(rules, now);
-        group.generation = state.generation;
-        group.protocol_type.clone_from(&state.protocol_type);
         group.is_stored = true;
-        if state.members.is_empty() {
+        group.draft = Draft::restore(stored);
+        let GroupHeader::Classic { protocol_type, protocol, generation, leader, is_whole } = &stored.header else {
+            return group;
+        };
+        group.generation = *generation;
+        group.protocol_type.clone_from(protocol_type);
+        for (id, member) in &stored.members {
+            let GroupMember::Classic(member) = &**member else { continue };
+            for (_, blob) in &member.protocols {
+                group.draft.adopt(*blob);
+            }
+            group.insert(id.clone(), Member::restore(member, now));
+        }
+        if group.members.is_empty() {
             return group;
         }
         group.phase = Phase::Stable;
         group.empty_check = None;
-        group.protocol.clone_from(&state.protocol);
-        for (id, stored) in &state.members {
-            if let Some(instance) = &stored.instance_id {
-                group.statics.insert(instance.clone(), id.clone());
-            }
-            let session_timeout = milliseconds(stored.session_timeout_ms);
-            let member = Member {
-                instance: stored.instance_id.clone(),
-                client_id: stored.client_id.clone(),
-                client_host: stored.client_host.clone(),
-                session_timeout,
-                rebalance_timeout: milliseconds(stored.rebalance_timeout_ms),
-                protocols: stored.protocols.clone(),
-                assignment: stored.assignment.clone(),
-                session_deadline: now + session_timeout,
-                joining: None,
-                syncing: None,
-                skip_assignment_supported: false,
-            };
-            group.members.insert(id.clone(), member);
-        }
-        group.leader = state.leader.clone().filter(|leader| group.members.contains_key(leader));
+        group.protocol.clone_from(protocol);
+        group.leader = leader.clone().filter(|leader| group.members.contains_key(leader));
         if group.leader.is_none() {
             group.leader = group.members.keys().next().cloned();
+        }
+        if !is_whole {
+            group.prepare_rebalance(RebalanceReason::CoordinatorMoved, None, now);
         }
         group
     }
 
-    /// What is committed: the present members, with `assignments` in place of what they hold where it is given.
-    pub(super) fn snapshot(&self, assignments: Option<&BTreeMap<String, Bytes>>) -> GroupState {
-        let members = self.members.iter().map(|(id, member)| {
-            let assignment = match assignments {
-                Some(assignments) => assignments.get(id).cloned().unwrap_or_default(),
-                None => member.assignment.clone(),
-            };
-            let stored = GroupMember {
-                instance_id: member.instance.clone(),
-                client_id: member.client_id.clone(),
-                client_host: member.client_host.clone(),
-                session_timeout_ms: i32::try_from(member.session_timeout).unwrap_or(i32::MAX),
-                rebalance_timeout_ms: i32::try_from(member.rebalance_timeout).unwrap_or(i32::MAX),
-                protocols: member.protocols.clone(),
-                assignment,
-            };
-            (id.clone(), stored)
-        });
-        GroupState {
+    /// Takes a member in, with all that is counted; its protocols are acquired from the draft already.
+    pub(super) fn insert(&mut self, id: String, member: Member) {
+        assert!(!self.members.contains_key(&id), "a member comes in once");
+        if let Some(instance) = &member.instance {
+            self.statics.insert(instance.clone(), id.clone());
+        }
+        for name in member.protocol_names() {
+            *self.supporters.entry(name.to_string()).or_default() += 1;
+        }
+        self.joining += usize::from(member.joining.is_some());
+        self.bytes += member.bytes(&id, &self.draft);
+        if !member.is_parked() {
+            self.expect_by(member.session_deadline);
+        }
+        self.draft.touch(&id);
+        self.members.insert(id, member);
+    }
+
+    /// Takes a member out, with all that is counted. Its tickets are the caller's to answer.
+    pub(super) fn take_out(&mut self, id: &str) -> Option<Member> {
+        let member = self.members.remove(id)?;
+        if let Some(instance) = &member.instance {
+            self.statics.remove(instance);
+        }
+        for name in member.protocol_names() {
+            let supporters = self.supporters.get_mut(name).expect("each member's protocols are counted");
+            *supporters -= 1;
+            if *supporters == 0 {
+                self.supporters.remove(name);
+            }
+        }
+        self.joining -= usize::from(member.joining.is_some());
+        self.bytes -= member.bytes(id, &self.draft);
+        for (_, blob) in &member.protocols {
+            self.draft.release(*blob);
+        }
+        self.draft.touch(id);
+        self.unsynced.remove(id);
+        Some(member)
+    }
+
+    /// A member's stored fields become what a join says. A member whose join says what it said before is not changed.
+    pub(super) fn update(&mut self, id: &str, join: &Join) {
+        let Some(member) = self.members.get(id) else { return };
+        let is_same = member.has_protocols(&join.protocols, &self.draft)
+            && member.client_id == join.client_id
+            && member.client_host == join.client_host
+            && member.session_timeout == member::milliseconds(join.session_timeout_ms)
+            && member.rebalance_timeout == member::rebalance_timeout(join);
+        if !is_same {
+            let mut member = self.take_out(id).expect("it was found");
+            self.adopt(&mut member, join);
+            self.insert(id.to_string(), member);
+        }
+        let member = self.members.get_mut(id).expect("it was found");
+        member.skip_assignment_supported = join.skip_assignment_supported;
+    }
+
+    /// Writes what a join says into a member that is not among the members (and whose protocols were released).
+    pub(super) fn adopt(&mut self, member: &mut Member, join: &Join) {
+        member.client_id.clone_from(&join.client_id);
+        member.client_host.clone_from(&join.client_host);
+        member.session_timeout = member::milliseconds(join.session_timeout_ms);
+        member.rebalance_timeout = member::rebalance_timeout(join);
+        member.skip_assignment_supported = join.skip_assignment_supported;
+        member.protocols =
+            join.protocols.iter().map(|(name, metadata)| (name.clone(), self.draft.acquire(metadata))).collect();
+    }
+
+    pub(super) fn park_join(&mut self, id: &str, ticket: Ticket) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        match member.joining.replace(ticket) {
+            Some(older) => self.effects.push(Effect::Joined(older, Err(GroupError::RebalanceInProgress))),
+            None => self.joining += 1,
+        }
+    }
+
+    pub(super) fn take_joining(&mut self, id: &str) -> Option<Ticket> {
+        let ticket = self.members.get_mut(id)?.joining.take();
+        self.joining -= usize::from(ticket.is_some());
+        ticket
+    }
+
+    pub(super) fn commit(&mut self, what: Wanted) {
+        let header = GroupHeader::Classic {
             protocol_type: self.protocol_type.clone(),
             protocol: self.protocol.clone(),
             generation: self.generation,
             leader: self.leader.clone(),
-            members: members.collect(),
+            is_whole: true,
+        };
+        let assignments = match &what {
+            Wanted::Assignment(assignments) => Some(assignments),
+            Wanted::Replacements(_) | Wanted::Emptied => None,
+        };
+        if let Some(assignments) = assignments {
+            for (id, member) in &self.members {
+                if assignments.get(id).map_or(&[][..], |given| given) != member.assignment {
+                    self.draft.touch(id);
+                }
+            }
         }
+        let rebalance = match &what {
+            Wanted::Replacements(_) => None,
+            Wanted::Assignment(_) | Wanted::Emptied => self.rebalance(),
+        };
+        let members = &self.members;
+        let (attempt, write) = self.draft.write(header, rebalance, |id| {
+            let member = members.get(id)?;
+            let assignment = match assignments {
+                Some(assignments) => assignments.get(id).cloned().unwrap_or_default(),
+                None => member.assignment.clone(),
+            };
+            Some(member.stored(assignment))
+        });
+        self.committing = Some(Committing { attempt, what });
+        self.is_stored = true;
+        self.effects.push(Effect::Commit { attempt, write });
     }
 
-    pub(super) fn commit(&mut self, what: Wanted) {
-        self.attempts += 1;
-        let state = match &what {
-            Wanted::Assignment(assignments) => self.snapshot(Some(assignments)),
-            Wanted::Replacements(_) | Wanted::Emptied => self.snapshot(None),
-        };
-        self.committing = Some(Committing { attempt: self.attempts, what });
-        self.is_stored = true;
-        self.effects.push(Effect::Commit { attempt: self.attempts, state });
+    fn rebalance(&self) -> Option<Rebalance> {
+        let causes = self.causes.as_ref()?;
+        Some(Rebalance {
+            // The shell has a wall clock.
+            at_ms: 0,
+            epoch: self.generation,
+            members: i32::try_from(self.members.len()).unwrap_or(i32::MAX),
+            reason: causes.first.clone(),
+            others: causes.others,
+            said: causes.said.clone(),
+        })
+    }
+
+    /// Another reason for the generation that is being made.
+    pub(super) fn because(&mut self, reason: RebalanceReason, said: Option<&String>) {
+        match &mut self.causes {
+            Some(causes) => causes.others = causes.others.saturating_add(1),
+            None => {
+                let said = said.map(|said| said[..floor_char_boundary(said, REASON_BYTES_MAX)].to_string());
+                self.causes = Some(Causes { first: reason, others: 0, said });
+            }
+        }
     }
 
     pub(super) fn take_effects(&mut self) -> Vec<Effect> {
@@ -232,6 +332,10 @@ impl Group {
 
     pub fn protocol_type(&self) -> &str {
         &self.protocol_type
+    }
+
+    pub fn member_count(&self) -> usize {
+        self.members.len()
     }
 
     pub(super) fn check_alive(&self) -> Result<(), GroupError> {
@@ -258,7 +362,20 @@ impl Group {
     pub(super) fn refresh_session(&mut self, id: &str, now: Millis) {
         if let Some(member) = self.members.get_mut(id) {
             member.session_deadline = now + member.session_timeout;
+            let deadline = member.session_deadline;
+            self.expect_by(deadline);
         }
+    }
+
+    /// Something ends at `deadline`, unless it is put off.
+    pub(super) fn expect_by(&mut self, deadline: Millis) {
+        self.soonest = Some(self.soonest.map_or(deadline, |soonest| soonest.min(deadline)));
+    }
+
+    /// Looks at every session and pending id.
+    pub(super) fn expect_anew(&mut self) {
+        let sessions = self.members.values().filter(|m| !m.is_parked()).map(|m| m.session_deadline);
+        self.soonest = sessions.chain(self.pending.values().copied()).min();
     }
 
     /// The coordinator itself was asleep: it has no right to call its members silent.
@@ -266,6 +383,7 @@ impl Group {
         for member in self.members.values_mut() {
             member.session_deadline = now + member.session_timeout;
         }
+        self.expect_anew();
     }
 
     /// A heartbeat; answered at once.
@@ -323,6 +441,7 @@ impl Group {
                 self.effects.push(Effect::Synced(ticket, Err(why.clone())));
             }
         }
+        self.joining = 0;
         self.phase = Phase::Dead;
         self.death = why;
         self.committing = None;
@@ -336,138 +455,36 @@ impl Group {
         self.empty_check = Some(now + self.rules.empty_check_ms);
     }
 
-    /// When [`Group::tick`] has something to do, if nothing happens before. A heartbeat can only make it later.
+    /// When [`Group::tick`] has something to do, if nothing happens before; perhaps too early, since a heartbeat leaves
+    /// it as it is.
     pub fn next_deadline(&self) -> Option<Millis> {
         if self.phase == Phase::Dead {
             return None;
         }
-        let sessions = self.members.values().filter(|m| !m.is_parked()).map(|m| m.session_deadline);
-        let others = [self.barrier.as_ref().map(|b| b.deadline), self.sync_deadline, self.empty_check];
-        sessions.chain(self.pending.values().copied()).chain(others.into_iter().flatten()).min()
-    }
-
-    pub(super) fn everyone(&self) -> Vec<JoinedMember> {
-        let protocol = self.protocol.as_deref().unwrap_or_default();
-        self.members
-            .iter()
-            .map(|(id, member)| JoinedMember {
-                id: id.clone(),
-                instance: member.instance.clone(),
-                metadata: member.metadata(protocol),
-            })
-            .collect()
-    }
-
-    pub fn describe(&self) -> Description {
-        let is_settled = self.phase == Phase::Stable;
-        let protocol = self.protocol.clone().filter(|_| is_settled).unwrap_or_default();
-        let members = self.members.iter().map(|(id, member)| MemberDescription {
-            id: id.clone(),
-            instance: member.instance.clone(),
-            client_id: member.client_id.clone(),
-            client_host: member.client_host.clone(),
-            metadata: if is_settled { member.metadata(&protocol) } else { Bytes::new() },
-            assignment: if is_settled { member.assignment.clone() } else { Bytes::new() },
-        });
-        let members = members.collect();
-        Description { phase: self.phase, protocol_type: self.protocol_type.clone(), protocol, members }
-    }
-}
-
-impl Member {
-    /// While a request of it is parked, a member is plainly there.
-    pub fn is_parked(&self) -> bool {
-        self.joining.is_some() || self.syncing.is_some()
-    }
-
-    pub fn metadata(&self, protocol: &str) -> Bytes {
-        self.protocols.iter().find(|(name, _)| name == protocol).map(|(_, data)| data.clone()).unwrap_or_default()
-    }
-
-    /// About what a member takes in the committed state, without its assignment.
-    pub fn stored_bytes(&self, id: &str) -> usize {
-        let instance = self.instance.as_deref().unwrap_or_default();
-        stored_bytes([id, instance, &self.client_id, &self.client_host], &self.protocols)
-    }
-
-    pub fn supports(&self, protocol: &str) -> bool {
-        self.protocols.iter().any(|(name, _)| name == protocol)
-    }
-
-    /// Takes over what a join says.
-    pub fn update(&mut self, join: &Join) {
-        self.client_id.clone_from(&join.client_id);
-        self.client_host.clone_from(&join.client_host);
-        self.session_timeout = milliseconds(join.session_timeout_ms);
-        self.rebalance_timeout = rebalance_timeout(join);
-        self.protocols.clone_from(&join.protocols);
-        self.skip_assignment_supported = join.skip_assignment_supported;
+        let barrier = self.barrier.as_ref().map(|barrier| barrier.deadline);
+        [self.soonest, barrier, self.sync_deadline, self.empty_check].into_iter().flatten().min()
     }
 }
 
 impl Join {
     /// What can be said of a join without its group.
     pub fn check(&self, rules: &Rules) -> Result<(), GroupError> {
-        let session = milliseconds(self.session_timeout_ms);
+        let session = member::milliseconds(self.session_timeout_ms);
         if !(rules.session_min_ms..=rules.session_max_ms).contains(&session) {
             return Err(GroupError::InvalidSessionTimeout);
         }
         if self.protocol_type.is_empty() || self.protocols.is_empty() {
             return Err(GroupError::InconsistentProtocol);
         }
-        Ok(())
-    }
-
-    /// As [`Member::stored_bytes`] of the member that this join would make.
-    pub(super) fn stored_bytes(&self) -> usize {
-        let instance = self.instance.as_deref().unwrap_or_default();
-        let id = if instance.is_empty() { &self.client_id } else { instance };
-        UUID_BYTES + stored_bytes([id, instance, &self.client_id, &self.client_host], &self.protocols)
+        let mut names = self.protocols.iter().map(|(name, _)| name).chain([&self.protocol_type]);
+        if self.protocols.len() > PROTOCOLS_PER_MEMBER_MAX || names.any(|name| name.len() > PROTOCOL_NAME_BYTES_MAX) {
+            return Err(GroupError::MemberTooLarge);
+        }
+        if member::join_bytes(self, &self.member) > MEMBER_BYTES_MAX { Err(GroupError::MemberTooLarge) } else { Ok(()) }
     }
 }
 
-/// What a fresh member id adds to the client's name.
-const UUID_BYTES: usize = 37;
-/// The encoding's length before each text, and a member's fixed fields.
-const LENGTH_BYTES: usize = 8;
-const MEMBER_BYTES: usize = 40;
-
-fn stored_bytes(texts: [&str; 4], protocols: &[(String, Bytes)]) -> usize {
-    let texts: usize = texts.iter().map(|text| text.len() + LENGTH_BYTES).sum();
-    let protocols: usize =
-        protocols.iter().map(|(name, metadata)| name.len() + metadata.len() + 2 * LENGTH_BYTES).sum();
-    MEMBER_BYTES + texts + protocols
-}
-
-/// What an id that was given out and not used yet takes.
-pub(super) fn pending_bytes(id: &str) -> usize {
-    MEMBER_BYTES + LENGTH_BYTES + id.len()
-}
-
-pub(super) fn milliseconds(given: i32) -> Millis {
-    Millis::try_from(given).unwrap_or(0)
-}
-
-pub(super) fn rebalance_timeout(join: &Join) -> Millis {
-    milliseconds(if join.rebalance_timeout_ms < 0 { join.session_timeout_ms } else { join.rebalance_timeout_ms })
-}
-
-/// What DescribeGroups and ListGroups show.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Description {
-    pub phase: Phase,
-    pub protocol_type: String,
-    /// Empty unless the group is stable, and so are its members' metadata and assignments.
-    pub protocol: String,
-    pub members: Vec<MemberDescription>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberDescription {
-    pub id: String,
-    pub instance: Option<String>,
-    pub client_id: String,
-    pub client_host: String,
-    pub metadata: Bytes,
-    pub assignment: Bytes,
+/// Of members and pending ids, one of which gives way to what comes.
+pub(super) fn check_group_bytes(held: usize, gives_way: usize, comes: usize) -> Result<(), GroupError> {
+    if held - gives_way + comes > GROUP_BYTES_MAX { Err(GroupError::GroupFull) } else { Ok(()) }
 }

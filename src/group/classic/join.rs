@@ -1,9 +1,11 @@
 //! JoinGroup: who may come in, and how.
 
-use super::group::{Effect, Group, Member, Phase, Wanted, milliseconds, pending_bytes, rebalance_timeout};
-use super::{Join, Joined, Millis, Ticket};
+use super::group::{Group, Phase, Wanted, check_group_bytes};
+use super::member::{Member, join_bytes, milliseconds, pending_bytes, rebalance_timeout};
+use super::{Join, Joined};
 use crate::group::coordinator::GroupError;
-use crate::group::settings::GROUP_STATE_BYTES_MAX;
+use crate::group::machine::{Effect, Millis, Ticket};
+use crate::metadata::group_change::RebalanceReason;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -26,7 +28,7 @@ impl Group {
             Some(join.member.clone())
         };
         self.check_protocols(join, own_place.as_deref())?;
-        self.check_bytes(join, own_place.as_deref())?;
+        self.check_bytes(join, own_place.as_deref(), &fresh_id)?;
         if join.member.is_empty() {
             match own_place {
                 Some(former) => self.replace_static(ticket, join, &former, fresh_id, now),
@@ -39,7 +41,7 @@ impl Group {
         if join.instance.is_some() && self.pending.contains_key(&join.member) {
             return Err(GroupError::UnknownMember);
         }
-        if self.pending.remove(&join.member).is_some() {
+        if self.take_pending(&join.member) {
             self.check_size()?;
             self.add_member(ticket, join, join.member.clone(), now);
             return Ok(());
@@ -50,27 +52,32 @@ impl Group {
 
     /// The protocol type must be the group's, and one protocol must be everyone's.
     fn check_protocols(&self, join: &Join, own_place: Option<&str>) -> Result<(), GroupError> {
-        let mut others = self.members.iter().filter(|(id, _)| Some(id.as_str()) != own_place).peekable();
-        let others_exist = others.peek().is_some();
-        let fits_type = !others_exist || join.protocol_type == self.protocol_type;
-        if !fits_type {
-            return Err(GroupError::InconsistentProtocol);
+        let own = own_place.and_then(|id| self.members.get(id));
+        let others = self.members.len() - usize::from(own.is_some());
+        if others == 0 {
+            return Ok(());
         }
-        let others: Vec<&Member> = others.map(|(_, member)| member).collect();
-        if join.protocols.iter().any(|(name, _)| others.iter().all(|member| member.supports(name))) {
+        let supported_by_others = |name: &String| {
+            let own = usize::from(own.is_some_and(|own| own.supports(name)));
+            self.supporters.get(name).is_some_and(|supporters| supporters - own == others)
+        };
+        let has_common = join.protocols.iter().any(|(name, _)| supported_by_others(name));
+        if join.protocol_type == self.protocol_type && has_common {
             Ok(())
         } else {
             Err(GroupError::InconsistentProtocol)
         }
     }
 
-    /// All members travel in one Raft command; ids given out count, since they are kept as well.
-    fn check_bytes(&self, join: &Join, own_place: Option<&str>) -> Result<(), GroupError> {
-        let others = self.members.iter().filter(|(id, _)| Some(id.as_str()) != own_place);
-        let held: usize = others.map(|(id, member)| member.stored_bytes(id)).sum();
-        let pending = self.pending.keys().filter(|id| Some(id.as_str()) != own_place);
-        let given_out: usize = pending.map(|id| pending_bytes(id)).sum();
-        if held + given_out + join.stored_bytes() > GROUP_STATE_BYTES_MAX { Err(GroupError::GroupFull) } else { Ok(()) }
+    fn check_bytes(&self, join: &Join, own_place: Option<&str>, fresh_id: &str) -> Result<(), GroupError> {
+        let own = own_place.and_then(|id| Some((id, self.members.get(id)?)));
+        let gives_way = match (own, own_place) {
+            (Some((id, member)), _) => member.bytes(id, &self.draft),
+            (None, Some(id)) if self.pending.contains_key(id) => pending_bytes(id),
+            _ => 0,
+        };
+        let id = if join.member.is_empty() { fresh_id } else { &join.member };
+        check_group_bytes(self.bytes, gives_way, join_bytes(join, id))
     }
 
     fn check_size(&self) -> Result<(), GroupError> {
@@ -82,7 +89,10 @@ impl Group {
         self.check_size()?;
         if join.member_id_required && join.instance.is_none() {
             // A client that gives up now leaves an id behind, not a member that everyone waits for (KIP-394).
-            self.pending.insert(fresh_id.clone(), now + milliseconds(join.session_timeout_ms));
+            let until = now + milliseconds(join.session_timeout_ms);
+            self.expect_by(until);
+            self.bytes += pending_bytes(&fresh_id);
+            self.pending.insert(fresh_id.clone(), until);
             self.empty_check = None;
             return Err(GroupError::MemberIdRequired(fresh_id));
         }
@@ -90,12 +100,18 @@ impl Group {
         Ok(())
     }
 
+    /// An id that was given out is used or given up.
+    pub(super) fn take_pending(&mut self, id: &str) -> bool {
+        let was_there = self.pending.remove(id).is_some();
+        if was_there {
+            self.bytes -= pending_bytes(id);
+        }
+        was_there
+    }
+
     fn add_member(&mut self, ticket: Ticket, join: &Join, id: String, now: Millis) {
         if self.members.is_empty() {
             self.protocol_type.clone_from(&join.protocol_type);
-        }
-        if let Some(instance) = &join.instance {
-            self.statics.insert(instance.clone(), id.clone());
         }
         let mut member = Member {
             instance: join.instance.clone(),
@@ -110,51 +126,49 @@ impl Group {
             syncing: None,
             skip_assignment_supported: false,
         };
-        member.update(join);
+        self.adopt(&mut member, join);
         self.leader.get_or_insert_with(|| id.clone());
-        self.members.insert(id, member);
+        self.insert(id.clone(), member);
         if let Some(initial) = self.barrier.as_mut().and_then(|barrier| barrier.initial.as_mut()) {
             initial.newcomers = true;
         }
-        if self.phase == Phase::PreparingRebalance {
-            self.complete_join_if_all_here(now);
-        } else {
-            self.prepare_rebalance(now);
-        }
+        self.rebalance_or_go_on(RebalanceReason::MemberJoined(id), join.reason.as_ref(), now);
     }
 
     /// A member of the group sends a join: its first answer got lost, its subscription changed, or a rebalance asks.
     fn join_again(&mut self, ticket: Ticket, join: &Join, now: Millis) -> Result<(), GroupError> {
         let id = join.member.clone();
         let is_leader = self.leader.as_deref() == Some(id.as_str());
-        let is_same = self.members.get(&id).is_some_and(|member| member.protocols == join.protocols);
+        let is_same = self.members.get(&id).is_some_and(|member| member.has_protocols(&join.protocols, &self.draft));
         match self.phase {
             Phase::PreparingRebalance => {
-                self.park_join(ticket, join, &id);
+                self.rejoin(ticket, join, &id);
                 self.complete_join_if_all_here(now);
             }
             Phase::CompletingRebalance if is_same => self.answer_current(ticket, &id, now),
             // A leader that comes back wants to assign anew.
             Phase::Stable if is_same && !is_leader => self.answer_current(ticket, &id, now),
             Phase::CompletingRebalance | Phase::Stable => {
-                self.park_join(ticket, join, &id);
-                self.prepare_rebalance(now);
+                self.rejoin(ticket, join, &id);
+                let reason = if is_same {
+                    RebalanceReason::LeaderRejoined(id)
+                } else {
+                    RebalanceReason::SubscriptionChanged(id)
+                };
+                self.prepare_rebalance(reason, join.reason.as_ref(), now);
             }
             Phase::Empty | Phase::Dead => return Err(GroupError::UnknownMember),
         }
         Ok(())
     }
 
-    fn park_join(&mut self, ticket: Ticket, join: &Join, id: &str) {
+    fn rejoin(&mut self, ticket: Ticket, join: &Join, id: &str) {
         if self.members.len() == 1 {
             // Alone, a member may change even this.
             self.protocol_type.clone_from(&join.protocol_type);
         }
-        let member = self.members.get_mut(id).expect("the caller found the member");
-        member.update(join);
-        if let Some(older) = member.joining.replace(ticket) {
-            self.effects.push(Effect::Joined(older, Err(GroupError::RebalanceInProgress)));
-        }
+        self.update(id, join);
+        self.park_join(id, ticket);
     }
 
     /// The generation as it stands, for a member that missed its answer.
@@ -179,25 +193,21 @@ impl Group {
 
     /// A static member came back without its id: it takes its former self's place, which is fenced from now on.
     fn replace_static(&mut self, ticket: Ticket, join: &Join, former: &str, id: String, now: Millis) {
-        let mut member = self.members.remove(former).expect("statics name members");
+        let mut member = self.take_out(former).expect("statics name members");
         if let Some(parked) = member.joining.take() {
             self.effects.push(Effect::Joined(parked, Err(GroupError::FencedInstance)));
         }
         if let Some(parked) = member.syncing.take() {
             self.effects.push(Effect::Synced(parked, Err(GroupError::FencedInstance)));
         }
-        member.update(join);
+        self.adopt(&mut member, join);
         member.joining = Some(ticket);
         member.session_deadline = now + member.session_timeout;
-        if let Some(instance) = &member.instance {
-            self.statics.insert(instance.clone(), id.clone());
-        }
         let told_leader = self.leader.clone().unwrap_or_default();
         if self.leader.as_deref() == Some(former) {
             self.leader = Some(id.clone());
         }
-        self.unsynced.remove(former);
-        self.members.insert(id.clone(), member);
+        self.insert(id.clone(), member);
         match self.phase {
             Phase::PreparingRebalance => self.complete_join_if_all_here(now),
             Phase::Stable if self.select_protocol() == self.protocol => {
@@ -212,7 +222,9 @@ impl Group {
                 self.commit(Wanted::Replacements(waiting));
             }
             // The leader may be assigning to the former id just now.
-            Phase::CompletingRebalance | Phase::Stable => self.prepare_rebalance(now),
+            Phase::CompletingRebalance | Phase::Stable => {
+                self.prepare_rebalance(RebalanceReason::MemberReplaced(id), join.reason.as_ref(), now);
+            }
             Phase::Empty | Phase::Dead => unreachable!("a static member is a member, and neither phase has any"),
         }
     }
@@ -220,9 +232,9 @@ impl Group {
     /// The replacements are committed: each gets the generation as it stands.
     pub(super) fn answer_replacements(&mut self, told: BTreeMap<String, String>, now: Millis) {
         for (id, told_leader) in told {
-            let Some(member) = self.members.get_mut(&id) else { continue };
+            let Some(member) = self.members.get(&id) else { continue };
             let skips = member.skip_assignment_supported;
-            let Some(ticket) = member.joining.take() else { continue };
+            let Some(ticket) = self.take_joining(&id) else { continue };
             self.refresh_session(&id, now);
             let mut joined = self.joined(&id);
             if skips {

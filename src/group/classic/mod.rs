@@ -11,16 +11,17 @@
 //! It reads no clock, sends nothing and draws nothing by chance: times and fresh member ids come with the events,
 //! parked requests are tickets, and the commit of an assignment is an effect whose outcome comes back as an event.
 
+mod describe;
 mod group;
 mod join;
+mod leave;
+mod member;
 mod rebalance;
 mod requests;
 mod sync;
 #[cfg(test)]
 mod tests;
 
-pub use group::{Description, Effect, Group, MemberDescription, Phase};
-pub use requests::{Join, Joined, JoinedMember, SyncGroup, Synced, Ticket};
-
-/// Milliseconds on the coordinator's own clock.
-pub type Millis = u64;
+pub use describe::{Description, MemberDescription};
+pub use group::{Group, Phase};
+pub use requests::{Join, Joined, JoinedMember, Leaver, SyncGroup, Synced};

@@ -3,10 +3,6 @@
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// A parked request: the shell keeps who is to be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
-
 /// A JoinGroup request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Join {
@@ -26,6 +22,8 @@ pub struct Join {
     pub member_id_required: bool,
     /// Version ≥ 9: a static leader that returns may be told to keep the assignment as it is.
     pub skip_assignment_supported: bool,
+    /// What the client gives as its reason (KIP-800).
+    pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,4 +64,14 @@ pub struct Synced {
     pub protocol_type: String,
     pub protocol: String,
     pub assignment: Bytes,
+}
+
+/// One member of a LeaveGroup request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leaver {
+    /// Empty: whoever has the instance id.
+    pub member: String,
+    pub instance: Option<String>,
+    /// What the client gives as its reason (KIP-800).
+    pub reason: Option<String>,
 }

@@ -1,9 +1,11 @@
 //! SyncGroup: the leader's assignment is committed, then everyone learns theirs.
 
-use super::group::{Effect, Group, Phase, Wanted};
-use super::{Millis, SyncGroup, Synced, Ticket};
+use super::group::{Group, Phase, Wanted, check_group_bytes};
+use super::{SyncGroup, Synced};
 use crate::group::coordinator::GroupError;
-use crate::group::settings::GROUP_STATE_BYTES_MAX;
+use crate::group::machine::{Attempt, Effect, Millis, Ticket};
+use crate::group::settings::MEMBER_BYTES_MAX;
+use crate::metadata::group_change::RebalanceReason;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -65,37 +67,50 @@ impl Group {
         }
     }
 
-    /// One Raft command must hold members and assignments.
+    /// A member with its assignment must fit into one Raft command.
     fn check_assignment_bytes(&self, assignments: &BTreeMap<String, Bytes>) -> Result<(), GroupError> {
-        let members: usize = self.members.iter().map(|(id, member)| member.stored_bytes(id)).sum();
-        let assigned: usize = assignments.values().map(Bytes::len).sum();
-        if members + assigned > GROUP_STATE_BYTES_MAX { Err(GroupError::GroupFull) } else { Ok(()) }
+        let mut assigned = 0;
+        for (id, assignment) in assignments {
+            let Some(member) = self.members.get(id) else { continue };
+            if member.bytes(id, &self.draft) + assignment.len() > MEMBER_BYTES_MAX {
+                return Err(GroupError::MemberTooLarge);
+            }
+            assigned += assignment.len();
+        }
+        check_group_bytes(self.bytes, 0, assigned)
     }
 
     /// The outcome of a commit. Of an attempt that was overtaken nobody waits for it any more.
-    pub fn committed(&mut self, attempt: u64, outcome: Result<(), GroupError>, now: Millis) -> Vec<Effect> {
+    pub fn committed(&mut self, attempt: Attempt, outcome: Result<(), GroupError>, now: Millis) -> Vec<Effect> {
+        if outcome.is_ok() {
+            self.draft.committed(attempt);
+        }
         if self.committing.as_ref().is_none_or(|committing| committing.attempt != attempt) {
             return Vec::new();
         }
         let Some(committing) = self.committing.take() else { return Vec::new() };
         match (committing.what, outcome) {
-            (Wanted::Assignment(assignments), Ok(())) => self.become_stable(&assignments, now),
+            (Wanted::Assignment(assignments), Ok(())) => {
+                self.causes = None;
+                self.become_stable(&assignments, now);
+            }
             (Wanted::Assignment(_), Err(error)) => {
                 self.answer_syncs(|_| Err(error.clone()), now);
                 // Where the coordinator moved, the new one decides. Otherwise everyone tries again.
                 if error != GroupError::NotCoordinator {
-                    self.prepare_rebalance(now);
+                    self.prepare_rebalance(RebalanceReason::NotCommitted, None, now);
                 }
             }
             (Wanted::Replacements(told), Ok(())) => self.answer_replacements(told, now),
             (Wanted::Replacements(told), Err(error)) => {
                 for id in told.keys() {
-                    let ticket = self.members.get_mut(id).and_then(|member| member.joining.take());
+                    let ticket = self.take_joining(id);
                     self.refresh_session(id, now);
                     self.effects.extend(ticket.map(|ticket| Effect::Joined(ticket, Err(error.clone()))));
                 }
             }
-            (Wanted::Emptied, _) => {}
+            (Wanted::Emptied, Ok(())) => self.causes = None,
+            (Wanted::Emptied, Err(_)) => {}
         }
         self.take_effects()
     }

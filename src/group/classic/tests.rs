@@ -7,8 +7,10 @@ mod harness;
 
 use super::*;
 use crate::group::coordinator::GroupError;
-use crate::group::settings::{GROUP_STATE_BYTES_MAX, Rules};
-use crate::metadata::command::{GroupMember, GroupState};
+use crate::group::machine::{Effect, Ticket};
+use crate::group::settings::{GROUP_BYTES_MAX, MEMBER_BYTES_MAX, Rules};
+use crate::metadata::group_change::{ClassicMember, GroupHeader, GroupMember};
+use crate::metadata::image::groups;
 use bytes::Bytes;
 use harness::{RULES, golden};
 
@@ -506,15 +508,15 @@ fn ids_given_out_have_their_share_of_the_groups_bytes() {
         member_id_required: true,
         ..Join::default()
     };
-    let mut group = Group::new(Rules { group_size_max: 5_000, ..RULES }, 0);
-    let refused = (0..5_000u64).find(|n| {
+    let mut group = Group::new(Rules { group_size_max: 100_000, ..RULES }, 0);
+    let refused = (0..100_000u64).find(|n| {
         let id = format!("{n:01000}");
         group.join(Ticket(*n), &join, id, 1) == [Effect::Joined(Ticket(*n), Err(GroupError::GroupFull))]
     });
-    assert!(refused.is_some_and(|n| (n as usize) < GROUP_STATE_BYTES_MAX / 1_000), "{refused:?}");
+    assert!(refused.is_some_and(|n| (n as usize) < GROUP_BYTES_MAX / 1_000), "{refused:?}");
     // Who uses its id is not counted twice.
     join.member = format!("{:01000}", 0);
-    join.client_id = "c".repeat(100);
+    join.client_id = "c".repeat(10);
     assert_eq!(group.join(Ticket(9_999), &join, String::new(), 2), []);
 }
 
@@ -544,15 +546,22 @@ fn sessions_start_anew_after_the_coordinator_slept() {
 
 /// One member, restored at 0.
 fn stable_group() -> Group {
-    let member = GroupMember { session_timeout_ms: 10_000, ..GroupMember::default() };
-    let members = [("a-1".to_string(), member)].into_iter().collect();
-    let state = GroupState { generation: 1, members, ..GroupState::default() };
-    Group::restore(RULES, &state, 0)
+    let member = ClassicMember { session_timeout_ms: 10_000, ..ClassicMember::default() };
+    let header = GroupHeader::Classic {
+        protocol_type: "consumer".into(),
+        protocol: None,
+        generation: 1,
+        leader: None,
+        is_whole: true,
+    };
+    let mut stored = groups::Group::new(header);
+    stored.members.insert("a-1".into(), GroupMember::Classic(member).into());
+    Group::restore(RULES, &stored, 0)
 }
 
 #[test]
 fn what_does_not_fit_into_one_command_is_refused() {
-    let big = Bytes::from(vec![0; GROUP_STATE_BYTES_MAX]);
+    let big = Bytes::from(vec![0; MEMBER_BYTES_MAX]);
     let mut join = Join {
         member: "a-1".into(),
         session_timeout_ms: 10_000,
@@ -562,10 +571,10 @@ fn what_does_not_fit_into_one_command_is_refused() {
     };
     let mut group = stable_group();
     let refused = group.join(Ticket(1), &join, String::new(), 1);
-    assert_eq!(refused, [Effect::Joined(Ticket(1), Err(GroupError::GroupFull))]);
+    assert_eq!(refused, [Effect::Joined(Ticket(1), Err(GroupError::MemberTooLarge))]);
     join.protocols[0].1 = Bytes::new();
     assert!(matches!(group.join(Ticket(2), &join, String::new(), 2)[..], [Effect::Joined(_, Ok(_))]));
     let assignments = [("a-1".to_string(), big)].into_iter().collect();
     let sync = SyncGroup { member: "a-1".into(), generation: 2, assignments, ..SyncGroup::default() };
-    assert_eq!(group.sync(Ticket(3), sync, 3), [Effect::Synced(Ticket(3), Err(GroupError::GroupFull))]);
+    assert_eq!(group.sync(Ticket(3), sync, 3), [Effect::Synced(Ticket(3), Err(GroupError::MemberTooLarge))]);
 }

@@ -1,20 +1,24 @@
 //! The coordinator with a log and a controller in memory: what is told when.
 
 use super::super::expirer::Pass;
+use super::super::log::{LoadedOffsets, OffsetsLog, Written};
 use super::super::names::Names;
 use super::super::subscription::testing::subscription;
-use super::super::log::{LoadedOffsets, OffsetsLog, Written};
 use super::*;
 use crate::ids::*;
-use crate::metadata::command::{GroupState, MetadataError};
+use crate::metadata::command::{Answer, Command, MetadataError};
+use crate::metadata::group_change::GroupMember;
 use crate::metadata::image::Image;
-use crate::platform::clock;
+use crate::metadata::image::groups::Group;
 use crate::metadata::image::topics::{Partition, Topic};
 use crate::metadata::intent::{Intent, IntentAnswer, IntentError, SubmitFuture};
+use crate::platform::clock;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::watch;
 
 const TOPIC: TopicId = TopicId(uuid::Uuid::from_u128(1));
@@ -24,12 +28,13 @@ fn place() -> TopicPartition {
     TopicPartition::new(TOPIC, 0)
 }
 
-/// Metadata that SetGroup changes, while the gate is open.
+/// Metadata that ChangeGroups changes, while the gate is open.
 struct Cluster {
     image: Mutex<Arc<Image>>,
     gate: watch::Sender<bool>,
     /// The next change lands, but another one comes before it: it is refused as stale once.
     is_stale_once: Mutex<bool>,
+    commands: AtomicUsize,
 }
 
 impl Cluster {
@@ -54,10 +59,11 @@ impl Cluster {
             image: Mutex::new(Arc::new(image)),
             gate: watch::Sender::new(true),
             is_stale_once: Mutex::new(false),
+            commands: AtomicUsize::new(0),
         })
     }
 
-    fn stored(&self, group: &str) -> Option<Arc<GroupState>> {
+    fn stored(&self, group: &str) -> Option<Arc<Group>> {
         self.image.lock().groups.groups.get(group).cloned()
     }
 
@@ -70,20 +76,16 @@ impl Cluster {
     }
 
     fn apply(&self, intent: Intent) -> IntentAnswer {
-        let Intent::SetGroup(change) = intent else { panic!("unexpected {intent:?}") };
+        let Intent::ChangeGroups(changes) = intent else { panic!("unexpected {intent:?}") };
+        self.commands.fetch_add(1, Ordering::SeqCst);
         let mut image = self.image.lock();
-        let current = image.partition(change.coordinator).expect("there").leader_epoch;
-        let generation = image.groups.groups.get(&change.group).map_or(-1, |state| state.generation);
-        let is_stale = std::mem::take(&mut *self.is_stale_once.lock());
-        if current != change.leader_epoch || generation != change.expected_generation || is_stale {
-            return IntentAnswer::Results(vec![Err(IntentError::Metadata(MetadataError::StaleGroup))]);
+        if std::mem::take(&mut *self.is_stale_once.lock()) {
+            return IntentAnswer::Results(vec![Err(IntentError::Metadata(MetadataError::StaleGroup)); changes.len()]);
         }
-        let groups = &mut Arc::make_mut(&mut image).groups.groups;
-        match change.state {
-            Some(state) => groups.insert(change.group, Arc::new(state)),
-            None => groups.remove(&change.group),
-        };
-        IntentAnswer::Done
+        let index = RaftIndex(image.index.0 + 1);
+        let applied = Arc::make_mut(&mut image).apply(index, &Command::ChangeGroups { changes });
+        let Answer::Groups(results) = applied.answer else { panic!("{:?}", applied.answer) };
+        IntentAnswer::Results(results.into_iter().map(|result| result.map_err(IntentError::Metadata)).collect())
     }
 }
 
@@ -106,7 +108,11 @@ struct FakeLog {
 
 impl FakeLog {
     fn new() -> Arc<FakeLog> {
-        Arc::new(FakeLog { records: Mutex::default(), high_watermark: watch::Sender::new(usize::MAX), start: Mutex::default() })
+        Arc::new(FakeLog {
+            records: Mutex::default(),
+            high_watermark: watch::Sender::new(usize::MAX),
+            start: Mutex::default(),
+        })
     }
 }
 
@@ -134,11 +140,7 @@ impl OffsetsLog for FakeLog {
         Ok(())
     }
 
-    fn load(
-        self: Arc<Self>,
-        _: LeaderEpoch,
-        _: Arc<Names>,
-    ) -> BoxFuture<'static, Result<LoadedOffsets, GroupError>> {
+    fn load(self: Arc<Self>, _: LeaderEpoch, _: Arc<Names>) -> BoxFuture<'static, Result<LoadedOffsets, GroupError>> {
         let mut loaded = LoadedOffsets::new();
         let start = *self.start.lock();
         for (at, record) in (0..).zip(self.records.lock().iter().cloned()).skip_while(|(at, _)| *at < start) {
@@ -161,7 +163,7 @@ impl Stage {
         let source = cluster.clone();
         let image = Box::new(move || source.image.lock().clone());
         let shell = Shell::start(ME, Settings::for_tests(), image, cluster.clone());
-        let stage = Stage { cluster, log: FakeLog::new(), groups: Coordinator { shell } };
+        let stage = Stage { cluster, log: FakeLog::new(), groups: Coordinator { shell, lag: LagWatch::default() } };
         assert_eq!(stage.groups.heartbeat("g", "m", None, 1), Err(GroupError::Loading), "not led yet");
         stage.lead(LeaderEpoch(5)).await;
         stage
@@ -214,6 +216,10 @@ fn sync(member: &str, generation: i32, assigned: &[(&str, &'static str)]) -> Syn
     }
 }
 
+fn leaver(member: &str) -> Leaver {
+    Leaver { member: member.into(), ..Leaver::default() }
+}
+
 fn commit(member: &str, generation: i32, offset: i64) -> OffsetCommit {
     let committed = Committed { offset, leader_epoch: -1, commit_ms: 1, ..Committed::default() };
     OffsetCommit {
@@ -250,7 +256,9 @@ async fn the_assignment_is_committed_before_anyone_learns_it() {
     assert_eq!(stage.cluster.stored("g"), None);
     stage.cluster.gate.send_replace(true);
     assert_eq!(answer.await.expect("no panic").expect("synced").assignment, "all");
-    assert_eq!(stage.cluster.stored("g").expect("stored").members[&joined.member].assignment, "all");
+    let stored = stage.cluster.stored("g").expect("stored");
+    let GroupMember::Classic(member) = &*stored.members[&joined.member] else { panic!("{stored:?}") };
+    assert_eq!(member.assignment, "all");
     assert_eq!(stage.groups.describe("g").expect("there").phase, Phase::Stable);
 }
 
@@ -327,10 +335,10 @@ async fn an_empty_group_is_deleted_with_its_offsets() {
     stage.groups.sync(sync(&joined.member, 1, &[])).await.expect("synced");
     stage.commit(&joined.member, 1, 42).await.expect("committed");
     assert_eq!(stage.groups.delete("g").await, Err(GroupError::NonEmptyGroup));
-    let left = stage.groups.leave("g", &[(joined.member, None), ("z".into(), None)]).expect("there");
+    let left = stage.groups.leave("g", &[leaver(&joined.member), leaver("z")]).expect("there");
     assert_eq!(left, [Ok(()), Err(GroupError::UnknownMember)]);
     until(|| stage.cluster.stored("g").is_some_and(|state| state.members.is_empty())).await;
-    assert_eq!(stage.groups.list().groups[0].phase, Phase::Empty);
+    assert_eq!(stage.groups.list().groups[0].state, "Empty");
     assert_eq!(stage.groups.delete("g").await, Ok(()));
     assert_eq!(stage.cluster.stored("g"), None);
     assert_eq!(stage.groups.describe("g"), Err(GroupError::GroupNotFound));
@@ -401,10 +409,7 @@ async fn offsets_of_a_topic_that_a_member_reads_are_not_deleted_and_others_are()
     let stage = Stage::new().await;
     let wanted = [("t".to_string(), vec![0]), ("other".to_string(), vec![0, 5])];
     assert_eq!(stage.groups.delete_offsets("g", &wanted).await, Err(GroupError::GroupNotFound));
-    let subscribing = Join {
-        protocols: vec![("range".into(), subscription(&["t"]).into())],
-        ..join("a", "")
-    };
+    let subscribing = Join { protocols: vec![("range".into(), subscription(&["t"]).into())], ..join("a", "") };
     let joined = stage.groups.join(subscribing).await.expect("joined");
     stage.groups.sync(sync(&joined.member, 1, &[(&joined.member, "all")])).await.expect("synced");
     stage.commit(&joined.member, 1, 42).await.expect("committed");
@@ -419,7 +424,7 @@ async fn offsets_of_a_topic_that_a_member_reads_are_not_deleted_and_others_are()
     assert_eq!(all.len(), 1, "{all:?}");
     assert_eq!(stage.log.records.lock().len(), 3, "a tombstone only for what there was");
 
-    stage.groups.leave("g", &[(joined.member, None)]).expect("there");
+    stage.groups.leave("g", &[leaver(&joined.member)]).expect("there");
     stage.groups.delete_offsets("g", &wanted).await.expect("the group is there still");
     assert_eq!(stage.fetched(false), Ok(None));
 }
@@ -444,7 +449,7 @@ async fn expired_offsets_go_and_then_the_group() {
     let mut expirer = Expirer::default();
     assert_eq!(expirer.pass(&shell, 100 * DAY_MS), Pass::Whole);
     assert_eq!(stage.fetched(true), Ok(Some(42)), "it has a member");
-    stage.groups.leave("g", &[(joined.member, None)]).expect("there");
+    stage.groups.leave("g", &[leaver(&joined.member)]).expect("there");
     until(|| stage.cluster.stored("g").is_some_and(|state| state.members.is_empty())).await;
 
     let emptied_ms = clock::wall_ms();
@@ -456,6 +461,15 @@ async fn expired_offsets_go_and_then_the_group() {
     until(|| stage.fetched(true) == Ok(None)).await;
     expirer.pass(&shell, late_ms + 1);
     until(|| stage.cluster.stored("g").is_none() && stage.groups.list().groups.is_empty()).await;
+
+    // One that never had members goes the same way.
+    stage.commit("", -1, 7).await.expect("committed");
+    let later_ms = clock::wall_ms() + 8 * DAY_MS;
+    expirer.pass(&shell, later_ms);
+    until(|| stage.fetched(true) == Ok(None)).await;
+    expirer.pass(&shell, later_ms + 1);
+    expirer.pass(&shell, later_ms + 600_001);
+    until(|| stage.groups.list().groups.is_empty()).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The classic group protocol on the wire: JoinGroup, SyncGroup, Heartbeat, LeaveGroup, DescribeGroups, ListGroups,
 //! DeleteGroups. The decisions are in `group::classic`; here are only the versions' shapes.
 
-use crate::group::coordinator::{Description, GroupError, Join, Joined, Listing, SyncGroup, Synced};
+use crate::group::coordinator::{Description, GroupError, Join, Joined, Leaver, Listing, SyncGroup, Synced};
 use crate::kafka::context::RequestContext;
 use crate::kafka::errors;
 use crate::kafka::repeated::first_of_each;
@@ -44,6 +44,7 @@ pub async fn join(context: &RequestContext, request: JoinGroupRequest) -> JoinGr
         protocols: request.protocols.into_iter().map(|p| (p.name.to_string(), detached(&p.metadata))).collect(),
         member_id_required: context.version >= 4,
         skip_assignment_supported: context.version >= 9,
+        reason: owned(request.reason.as_ref()),
     };
     join_response(context.version, member, context.services.groups.join(asked).await)
 }
@@ -117,12 +118,15 @@ pub async fn heartbeat(context: &RequestContext, request: HeartbeatRequest) -> H
 }
 
 pub async fn leave(context: &RequestContext, request: LeaveGroupRequest) -> LeaveGroupResponse {
-    let leaving: Vec<(String, Option<String>)> = if context.version >= 3 {
-        let member =
-            |m: &leave_group_request::MemberIdentity| (m.member_id.to_string(), owned(m.group_instance_id.as_ref()));
+    let leaving: Vec<Leaver> = if context.version >= 3 {
+        let member = |member: &leave_group_request::MemberIdentity| Leaver {
+            member: member.member_id.to_string(),
+            instance: owned(member.group_instance_id.as_ref()),
+            reason: owned(member.reason.as_ref()),
+        };
         request.members.iter().map(member).collect()
     } else {
-        vec![(request.member_id.to_string(), None)]
+        vec![Leaver { member: request.member_id.to_string(), ..Leaver::default() }]
     };
     let outcome = context.services.groups.leave(&request.group_id, &leaving);
     leave_response(context.version, leaving, outcome)
@@ -130,7 +134,7 @@ pub async fn leave(context: &RequestContext, request: LeaveGroupRequest) -> Leav
 
 fn leave_response(
     version: i16,
-    leaving: Vec<(String, Option<String>)>,
+    leaving: Vec<Leaver>,
     outcome: Result<Vec<Result<(), GroupError>>, GroupError>,
 ) -> LeaveGroupResponse {
     let response = LeaveGroupResponse::default().with_error_code(code(&outcome));
@@ -138,10 +142,10 @@ fn leave_response(
     if version < 3 {
         return response.with_error_code(results.first().map_or(0, code));
     }
-    let members = leaving.into_iter().zip(results).map(|((member, instance), result)| {
+    let members = leaving.into_iter().zip(results).map(|(leaver, result)| {
         MemberResponse::default()
-            .with_member_id(text(member))
-            .with_group_instance_id(instance.map(text))
+            .with_member_id(text(leaver.member))
+            .with_group_instance_id(leaver.instance.map(text))
             .with_error_code(code(&result))
     });
     response.with_members(members.collect())
@@ -200,21 +204,18 @@ pub async fn list(context: &RequestContext, request: ListGroupsRequest) -> ListG
     list_response(context.version, context.services.groups.list(), &states, &types)
 }
 
-/// Kafka's name of the groups of this protocol.
-const CLASSIC: &str = "classic";
-
 fn list_response(version: i16, listing: Listing, states: &[String], types: &[String]) -> ListGroupsResponse {
     let matches = |filter: &[String], name: &str| filter.is_empty() || filter.iter().any(|wanted| wanted == name);
     let groups = listing
         .groups
         .into_iter()
-        .filter(|group| matches(types, CLASSIC) && matches(states, &group.phase.name().to_lowercase()))
+        .filter(|group| matches(types, group.kind) && matches(states, &group.state.to_lowercase()))
         .map(|group| {
             let listed = ListedGroup::default()
                 .with_group_id(text(group.group).into())
                 .with_protocol_type(text(group.protocol_type));
-            let listed = if version >= 4 { listed.with_group_state(text(group.phase.name())) } else { listed };
-            if version >= 5 { listed.with_group_type(text(CLASSIC)) } else { listed }
+            let listed = if version >= 4 { listed.with_group_state(text(group.state)) } else { listed };
+            if version >= 5 { listed.with_group_type(text(group.kind)) } else { listed }
         });
     let error = if listing.is_loading { errors::group(&GroupError::Loading) } else { 0 };
     ListGroupsResponse::default().with_error_code(error).with_groups(groups.collect())
@@ -290,7 +291,7 @@ mod tests {
     #[test]
     fn leave_responses_encode_in_every_version() {
         for version in 0..=5 {
-            let leaving = vec![("m".to_string(), Some("i".to_string()))];
+            let leaving = vec![Leaver { member: "m".into(), instance: Some("i".into()), reason: None }];
             let response = leave_response(version, leaving.clone(), Ok(vec![Err(GroupError::FencedInstance)]));
             encodes(&response, version);
             assert_eq!(response.error_code, if version < 3 { 82 } else { 0 });
@@ -330,8 +331,8 @@ mod tests {
     fn listings_encode_in_every_version_and_are_filtered() {
         let listing = || Listing {
             groups: vec![
-                Listed { group: "a".into(), protocol_type: "consumer".into(), phase: Phase::Stable },
-                Listed { group: "b".into(), protocol_type: String::new(), phase: Phase::Empty },
+                Listed { group: "a".into(), protocol_type: "consumer".into(), state: "Stable", kind: "classic" },
+                Listed { group: "b".into(), protocol_type: String::new(), state: "Empty", kind: "classic" },
             ],
             is_loading: false,
         };

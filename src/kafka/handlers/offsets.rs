@@ -181,7 +181,9 @@ fn found_topics(image: &Image, version: i16, found: FetchedOffsets) -> Vec<Fetch
 /// What a partition's row says: offset, leader epoch, metadata, error.
 fn row(outcome: Result<Option<Committed>, GroupError>) -> (i64, i32, StrBytes, i16) {
     match outcome {
-        Ok(Some(committed)) => (committed.offset, committed.leader_epoch, StrBytes::from_string(committed.metadata.to_string()), 0),
+        Ok(Some(committed)) => {
+            (committed.offset, committed.leader_epoch, StrBytes::from_string(committed.metadata.to_string()), 0)
+        }
         Ok(None) => (-1, -1, StrBytes::default(), 0),
         Err(error) => (-1, -1, StrBytes::default(), errors::group(&error)),
     }

@@ -52,7 +52,7 @@ impl Image {
             Command::AllocateProducerIds { broker, epoch, count } => {
                 change.allocate_producer_ids(*broker, *epoch, *count)
             }
-            Command::SetGroup(group) => change.set_group(group),
+            Command::ChangeGroups { changes } => Ok(change.change_groups(changes)),
             Command::FinalizeFeature { name, level } => Ok(change.finalize_feature(name, *level)),
             Command::FormCluster { cluster_id } => change.form_cluster(*cluster_id),
             Command::AlterReassignments { changes } => Ok(change.alter_reassignments(changes)),

@@ -1,6 +1,7 @@
 //! What must be true of every image, checked in tests after each command.
 
 use super::Image;
+use super::groups::HISTORY_MAX;
 use super::topics::{Partition, Reassignment};
 use crate::ids::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,20 @@ impl Image {
         assert_eq!(indexed, replicas_on, "the index by broker differs from the partitions' replicas");
         for (id, broker) in &self.brokers {
             assert_eq!(*id, broker.registration.broker, "a broker is kept under another id");
+        }
+        for (name, group) in &self.groups.groups {
+            let mut references: BTreeMap<_, u32> = BTreeMap::new();
+            for blob in group.members.values().flat_map(|member| member.blobs()) {
+                *references.entry(blob).or_default() += 1;
+            }
+            if !group.header.is_whole() {
+                references.extend(
+                    group.blobs.keys().filter(|id| !references.contains_key(id)).map(|id| (*id, 0)).collect::<Vec<_>>(),
+                );
+            }
+            let counted: BTreeMap<_, _> = group.blobs.iter().map(|(id, blob)| (*id, blob.references)).collect();
+            assert_eq!(counted, references, "group {name} holds bytes that nobody names, or miscounts them");
+            assert!(group.revision > 0 && group.history.len() <= HISTORY_MAX, "group {name}");
         }
         assert!(self.next_producer_id >= 0, "producer ids ran backwards");
         for values in self.configs.overrides.values() {

@@ -2,8 +2,10 @@
 
 use super::super::*;
 use crate::group::coordinator::GroupError;
+use crate::group::machine::{Attempt, Effect, Millis, Ticket};
 use crate::group::settings::Rules;
-use crate::metadata::command::GroupState;
+use crate::metadata::group_change::{GroupMember, GroupWrite};
+use crate::metadata::image::groups;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -22,8 +24,8 @@ struct Harness {
     tickets: u64,
     ids: u64,
     /// The newest attempt that was not answered yet, and what was committed last.
-    wanted: Option<(u64, GroupState)>,
-    stored: Option<GroupState>,
+    wanted: Option<(Attempt, GroupWrite)>,
+    stored: Option<groups::Group>,
     out: String,
 }
 
@@ -85,15 +87,26 @@ impl Harness {
                 Effect::Synced(Ticket(n), Ok(synced)) => {
                     self.say(&format!("sync#{n} {:?}", show(&synced.assignment)));
                 }
-                Effect::Commit { attempt, state } => {
+                Effect::Commit { attempt, write } => {
+                    let next = self.stored_after(&write);
+                    let assigned = |member: &GroupMember| match member {
+                        GroupMember::Classic(member) => show(&member.assignment),
+                        GroupMember::Consumer(_) => panic!("a classic group has classic members"),
+                    };
                     let members: Vec<String> =
-                        state.members.iter().map(|(id, m)| format!("{id}:{}", show(&m.assignment))).collect();
-                    self.say(&format!("commit gen={} {members:?}", state.generation));
-                    self.wanted = Some((attempt, state));
+                        next.members.iter().map(|(id, member)| format!("{id}:{}", assigned(member))).collect();
+                    self.say(&format!("commit gen={} {members:?}", next.header.epoch()));
+                    self.wanted = Some((attempt, write));
                 }
                 Effect::LongEmpty => self.say("long empty"),
             }
         }
+    }
+
+    fn stored_after(&self, write: &GroupWrite) -> groups::Group {
+        let stored = self.stored.clone().unwrap_or_else(|| groups::Group::new(write.header.clone()));
+        let revision = stored.revision + 1;
+        stored.after(write, revision).expect("writes fit what is stored")
     }
 
     fn run(&mut self, now: Millis, line: &Line<'_>) {
@@ -119,6 +132,7 @@ impl Harness {
                     },
                     member_id_required: version >= 4,
                     skip_assignment_supported: version >= 9,
+                    reason: line.option("reason").map(Into::into),
                 };
                 self.ids += 1;
                 let fresh_id = format!("{who}-{}", self.ids);
@@ -151,13 +165,18 @@ impl Harness {
                 self.say(&format!("{answer:?}"));
             }
             "leave" => {
-                let (answer, effects) = self.group.leave(line.option("as").unwrap_or_default(), instance, now);
-                self.say(&format!("{answer:?}"));
+                let leaver = Leaver {
+                    member: line.option("as").unwrap_or_default().into(),
+                    instance: instance.map(Into::into),
+                    reason: line.option("reason").map(Into::into),
+                };
+                let (answers, effects) = self.group.leave(&[leaver], now);
+                self.say(&format!("{:?}", answers[0]));
                 self.perform(effects);
             }
             "committed" => {
-                let (attempt, state) = self.wanted.take().expect("a commit is awaited");
-                self.stored = Some(state);
+                let (attempt, write) = self.wanted.take().expect("a commit is awaited");
+                self.stored = Some(self.stored_after(&write));
                 let effects = self.group.committed(attempt, Ok(()), now);
                 self.perform(effects);
             }
@@ -179,7 +198,9 @@ impl Harness {
             }
             other => panic!("unknown event {other}"),
         }
-        let waits = self.group.next_deadline().map_or("-".into(), |at| at.to_string());
+        let mut exact = self.group.clone();
+        exact.expect_anew();
+        let waits = exact.next_deadline().map_or("-".into(), |at| at.to_string());
         let text = format!("= {} gen={} until {waits}", self.group.phase().name(), self.group.generation);
         self.say(&text);
         self.check_invariants();
@@ -195,6 +216,19 @@ impl Harness {
             assert_eq!(group.leader.is_some(), !group.members.is_empty());
             assert!(group.leader.iter().all(|leader| group.members.contains_key(leader)));
         }
+        let joining = group.members.values().filter(|member| member.joining.is_some()).count();
+        assert_eq!(group.joining, joining);
+        let mut supporters = BTreeMap::new();
+        for name in group.members.values().flat_map(|member| member.protocol_names()) {
+            *supporters.entry(name.to_string()).or_default() += 1;
+        }
+        assert_eq!(group.supporters, supporters);
+        let pending: usize = group.pending.keys().map(|id| super::super::member::pending_bytes(id)).sum();
+        let members: usize = group.members.iter().map(|(id, member)| member.bytes(id, &group.draft)).sum();
+        assert_eq!(group.bytes, pending + members);
+        let mut exact = group.clone();
+        exact.expect_anew();
+        assert!(exact.soonest.is_none() || group.soonest <= exact.soonest);
         assert!(group.pending.keys().all(|id| !group.members.contains_key(id)));
         assert_eq!(group.barrier.is_some(), group.phase() == Phase::PreparingRebalance);
     }

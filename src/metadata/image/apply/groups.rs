@@ -4,38 +4,48 @@ use super::Change;
 use crate::ids::*;
 use crate::metadata::command::*;
 use crate::metadata::event::Event;
+use crate::metadata::image::groups::Group;
 use std::sync::Arc;
 
 /// Bound of one block of producer ids; Kafka hands out 1,000.
 const PRODUCER_IDS_MAX: i64 = 1_000_000;
 
-/// The generation of a group that does not exist.
+/// What events tell of a group that does not exist.
 const NO_GENERATION: i32 = -1;
 
 impl Change<'_> {
-    /// A stale coordinator (another leader epoch of its partition) or a stale generation changes nothing.
-    pub(super) fn set_group(&mut self, change: &GroupChange) -> Result<Answer, MetadataError> {
+    pub(super) fn change_groups(&mut self, changes: &[GroupChange]) -> Answer {
+        Answer::Groups(changes.iter().map(|change| self.change_group(change)).collect())
+    }
+
+    /// A stale coordinator (another leader epoch of its partition) or a stale revision changes nothing.
+    fn change_group(&mut self, change: &GroupChange) -> Result<(), MetadataError> {
         let coordinator = self.image.partition(change.coordinator).ok_or(MetadataError::StaleGroup)?;
         if coordinator.leader_epoch != change.leader_epoch || coordinator.leader.is_none() {
             return Err(MetadataError::StaleGroup);
         }
         let groups = &mut self.image.groups.groups;
-        let current = groups.get(&change.group).map_or(NO_GENERATION, |group| group.generation);
-        if current != change.expected_generation {
+        let current = groups.get(&change.group);
+        if current.map_or(0, |group| group.revision) != change.expected || change.revision <= change.expected {
             return Err(MetadataError::StaleGroup);
         }
-        let (generation, members) = match &change.state {
-            Some(state) => {
-                groups.insert(change.group.clone(), Arc::new(state.clone()));
-                (state.generation, i32::try_from(state.members.len()).unwrap_or(i32::MAX))
-            }
-            None => {
-                groups.remove(&change.group);
-                (NO_GENERATION, 0)
-            }
+        let Some(write) = &change.write else {
+            groups.remove(&change.group);
+            let (group, generation) = (change.group.clone(), NO_GENERATION);
+            self.events.push(Event::GroupChanged { group, generation, members: 0 });
+            return Ok(());
         };
-        self.events.push(Event::GroupChanged { group: change.group.clone(), generation, members });
-        Ok(Answer::Done)
+        let next = match current {
+            Some(group) => group.after(write, change.revision)?,
+            None => Group::new(write.header.clone()).after(write, change.revision)?,
+        };
+        if write.header.is_whole() {
+            let members = i32::try_from(next.members.len()).unwrap_or(i32::MAX);
+            let (group, generation) = (change.group.clone(), write.header.epoch());
+            self.events.push(Event::GroupChanged { group, generation, members });
+        }
+        groups.insert(change.group.clone(), Arc::new(next));
+        Ok(())
     }
 
     pub(super) fn allocate_producer_ids(

@@ -3,6 +3,7 @@
 use super::stories::{Restart, id, registration};
 use crate::ids::*;
 use crate::metadata::command::*;
+use crate::metadata::group_change::*;
 use crate::metadata::image::Image;
 use crate::metadata::image::topics::Partition;
 use crate::metadata::raft::snapshot::{decode_image, encode_image};
@@ -57,8 +58,15 @@ enum Wish {
         value: Option<u8>,
     },
     Group {
-        expected: i32,
-        generation: Option<i32>,
+        group: u8,
+        /// By member how many of the blobs it names; `None` removes it.
+        members: Vec<Option<usize>>,
+        /// Blobs sent along.
+        blobs: u64,
+        is_whole: bool,
+        removes: bool,
+        /// How far ahead of the image the proposer is.
+        ahead: u64,
     },
     /// To these replicas, or back.
     Move {
@@ -76,6 +84,24 @@ enum Wish {
         draining: bool,
     },
     Stale(Box<Wish>),
+}
+
+/// Member n names the first blobs, as many as `members` says.
+fn group_write(members: &[Option<usize>], blobs: &u64, is_whole: bool) -> GroupWrite {
+    let GroupWrite { header, .. } = super::stories::group_write(1, is_whole);
+    let mut write = GroupWrite { header, put: Vec::new(), removed: Vec::new(), blobs: Vec::new(), rebalance: None };
+    for (id, names) in members.iter().enumerate() {
+        let id = format!("member-{id}");
+        match names {
+            None => write.removed.push(id),
+            Some(names) => {
+                let protocols = (0..*names).map(|blob| (String::new(), BlobId(blob as u64))).collect();
+                write.put.push((id, GroupMember::Classic(ClassicMember { protocols, ..ClassicMember::default() })));
+            }
+        }
+    }
+    write.blobs = (0..*blobs).map(|blob| (BlobId(blob), vec![blob as u8].into())).collect();
+    write
 }
 
 fn brokers() -> impl Strategy<Value = Vec<i32>> {
@@ -108,7 +134,11 @@ fn wish() -> impl Strategy<Value = Wish> {
         3 => (topic.clone(), 0..3i32, one, any::<bool>())
             .prop_map(|(topic, partition, leader, unclean)| Wish::Elect { topic, partition, leader, unclean }),
         2 => (prop::option::of(topic), prop::option::of(0..5u8)).prop_map(|(topic, value)| Wish::MinIsr { topic, value }),
-        1 => (-1..3i32, prop::option::of(0..3i32)).prop_map(|(expected, generation)| Wish::Group { expected, generation }),
+        3 => (0..2u8, prop::collection::vec(prop::option::of(0..4usize), 0..5), 0..4u64, any::<bool>(), 0..8u8)
+            .prop_map(|(group, members, blobs, is_whole, dice)| {
+                let (removes, ahead) = (dice == 0, u64::from(dice == 1));
+                Wish::Group { group, members, blobs, is_whole, removes, ahead }
+            }),
     ];
     (plain, 0..10u8).prop_map(|(wish, stale)| if stale == 0 { Wish::Stale(Box::new(wish)) } else { wish })
 }
@@ -201,13 +231,20 @@ fn command(image: &Image, index: u64, wish: &Wish) -> Command {
                 set: BTreeMap::from([("min.insync.replicas".into(), value.map(|v| v.to_string()))]),
             }],
         },
-        Wish::Group { expected, generation } => Command::SetGroup(GroupChange {
-            group: "group".into(),
-            coordinator: place(0, 0),
-            leader_epoch: image.partition(place(0, 0)).map_or(LeaderEpoch(0), |p| p.leader_epoch),
-            expected_generation: *expected,
-            state: generation.map(|generation| GroupState { generation, ..GroupState::default() }),
-        }),
+        Wish::Group { group, members, blobs, is_whole, removes, ahead } => {
+            let group = format!("group-{group}");
+            let known = image.groups.groups.get(&group);
+            let expected = known.map_or(0, |known| known.revision) + ahead;
+            let change = GroupChange {
+                group,
+                coordinator: place(0, 0),
+                leader_epoch: image.partition(place(0, 0)).map_or(LeaderEpoch(0), |p| p.leader_epoch),
+                expected,
+                revision: expected + 1,
+                write: (!removes).then(|| group_write(members, blobs, *is_whole)),
+            };
+            Command::ChangeGroups { changes: vec![change.clone(), change] }
+        }
         Wish::Move { topic, partition, replicas } => Command::AlterReassignments {
             changes: vec![ReassignmentChange {
                 partition: place(*topic, *partition),

@@ -5,6 +5,7 @@
 use crate::ids::*;
 use crate::metadata::command::*;
 use crate::metadata::event::Event;
+use crate::metadata::group_change::*;
 use crate::metadata::image::Image;
 use crate::metadata::raft::types::{decode, encode};
 use std::collections::BTreeMap;
@@ -536,26 +537,42 @@ fn topics_come_grow_and_go() {
     assert!(w.image.topic_by_name("t").is_none());
 }
 
+pub fn group_write(generation: i32, is_whole: bool) -> GroupWrite {
+    let header =
+        GroupHeader::Classic { protocol_type: "consumer".into(), protocol: None, generation, leader: None, is_whole };
+    GroupWrite { header, put: Vec::new(), removed: Vec::new(), blobs: Vec::new(), rebalance: None }
+}
+
 #[test]
 fn groups_and_producer_ids_refuse_the_stale() {
     let mut w = World::three();
-    let change = |expected, generation: Option<i32>, epoch| {
-        Command::SetGroup(GroupChange {
-            group: "g".into(),
-            coordinator: World::place(),
-            leader_epoch: LeaderEpoch(epoch),
-            expected_generation: expected,
-            state: generation.map(|generation| GroupState { generation, ..GroupState::default() }),
-        })
+    let change = |group: &str, expected, generation: Option<i32>, epoch| GroupChange {
+        group: group.into(),
+        coordinator: World::place(),
+        leader_epoch: LeaderEpoch(epoch),
+        expected,
+        revision: expected + 5,
+        write: generation.map(|generation| group_write(generation, true)),
     };
-    let stale = Answer::Refused(MetadataError::StaleGroup);
-    assert_eq!(w.does(&change(0, Some(1), 0)), stale);
-    assert_eq!(w.does(&change(-1, Some(1), 0)), Answer::Done);
-    assert_eq!(w.does(&change(-1, Some(1), 0)), stale);
-    assert_eq!(w.does(&change(1, Some(2), 0)), Answer::Done);
+    let does = |w: &mut World, changes: &[GroupChange]| match w.does(&Command::ChangeGroups { changes: changes.into() })
+    {
+        Answer::Groups(results) => results,
+        answer => panic!("{answer:?}"),
+    };
+    let stale = Err(MetadataError::StaleGroup);
+    assert_eq!(does(&mut w, &[change("g", 1, Some(1), 0)]), [stale.clone()], "there is no such group");
+    let first = change("g", 0, Some(1), 0);
+    assert_eq!(
+        does(&mut w, &[first.clone(), first.clone(), change("h", 0, Some(1), 0)]),
+        [Ok(()), stale.clone(), Ok(())]
+    );
+    let backwards = GroupChange { revision: 5, ..change("g", 5, Some(2), 0) };
+    assert_eq!(does(&mut w, &[backwards, change("g", 5, Some(2), 0)]), [stale.clone(), Ok(())]);
+    let torn = GroupChange { write: Some(group_write(3, false)), ..change("g", 10, None, 0) };
+    assert_eq!(does(&mut w, &[torn, change("g", 15, Some(3), 0)]), [Ok(()), Ok(())], "one after the other");
     w.fences(&[1]);
-    assert_eq!(w.does(&change(2, Some(3), 0)), stale, "another broker coordinates the group now");
-    assert_eq!(w.does(&change(2, None, 1)), Answer::Done);
+    assert_eq!(does(&mut w, &[change("g", 20, Some(4), 0)]), [stale], "another broker coordinates the group now");
+    assert_eq!(does(&mut w, &[change("g", 20, None, 1), change("h", 5, None, 1)]), [Ok(()), Ok(())]);
     assert!(w.image.groups.groups.is_empty());
 
     let ids = |w: &mut World, broker, count| {
