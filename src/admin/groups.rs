@@ -133,6 +133,12 @@ impl Groups for GroupsService {
         request: Request<ResetOffsetsRequest>,
     ) -> Result<Response<ResetOffsetsResponse>, Status> {
         let mut request = request.into_inner();
+        if coordinator_of(&request.name, &self.quorum.image()).is_none()
+            && let Some(groups) = self.groups.get()
+        {
+            // The first group of a cluster: this makes the offsets topic. Where it fails, so does what follows.
+            let _ = groups.locate(&request.name).await;
+        }
         match self.place(&request.name, request.local_only)? {
             Place::There(mut client) => {
                 request.local_only = true;

@@ -41,7 +41,9 @@ pub async fn run(shell: Weak<Shell>) {
         tokio::time::sleep(INTERVAL).await;
         let Some(shell) = shell.upgrade() else { return };
         for slot in shell.slots() {
-            let live = slot.all().unwrap_or_default().iter().map(|cell| cell.lock().offsets.len()).sum();
+            // What is still being loaded is looked at the next time.
+            let Some(cells) = slot.all() else { continue };
+            let live = cells.iter().map(|cell| cell.lock().offsets.len()).sum();
             let (start, end) = slot.log.range();
             if !slot.is_gone() && is_due(end.0 - start.0, live) {
                 match rewrite(&shell, &slot).await {

@@ -252,6 +252,15 @@ mod tests {
     }
 
     #[test]
+    fn only_versions_2_to_4_say_how_long_an_offset_is_kept() {
+        assert_eq!([2, 3, 4].map(|version| expiry(version, 5_000, 1_000)), [Some(6_000); 3]);
+        assert_eq!([5, 10].map(|version| expiry(version, 5_000, 1_000)), [None; 2]);
+        assert_eq!(expiry(2, -1, 1_000), None, "the broker's retention counts");
+        assert_eq!(expiry(2, i64::MIN, 1_000), Some(1_000));
+        assert_eq!(expiry(2, i64::MAX, 1_000), Some(i64::MAX));
+    }
+
+    #[test]
     fn commit_responses_encode_in_every_version() {
         for version in 2..=10 {
             let topics = || {
