@@ -5,6 +5,7 @@ use super::counts::{ByReason, Counts, Totals};
 use super::proto::Liveness;
 use super::server::{AdminParts, LocalGroups};
 use crate::group::coordinator::Coordinator;
+use crate::group::counts::Gauges;
 use crate::group::lag::Lags;
 use crate::ids::*;
 use crate::metadata::image::Image;
@@ -61,6 +62,7 @@ impl Metrics {
         tell_totals(&page, &self.counts.totals());
         let lags = self.groups.get().map(Coordinator::lags).unwrap_or_default();
         tell_lags(&page, &lags, self.lag_lines_max, clock::wall_ms());
+        tell_groups(&page, &self.groups.get().map(Coordinator::gauges).unwrap_or_default());
         tell_quorum(&page, &self.quorum.status());
         match process::usage() {
             Ok(usage) => tell_process(&page, usage),
@@ -177,6 +179,19 @@ fn tell_totals(page: &Page, totals: &Totals) {
     page.set(&names::ISR_EXPANDS, totals.isr_expands);
 }
 
+fn tell_groups(page: &Page, gauges: &Gauges) {
+    for (metric, counted) in [(&names::GROUPS, &gauges.by_state), (&names::GROUP_REBALANCES, &gauges.rebalances)] {
+        for value in metric.label.iter().flat_map(|label| label.values) {
+            page.set_of(metric, value, counted.get(value).copied().unwrap_or(0));
+        }
+    }
+    page.set(&names::GROUP_MEMBERS, gauges.members);
+    page.set(&names::GROUPS_HELD, gauges.bytes);
+    page.set(&names::GROUP_JOINS_PARKED, gauges.parked_joins);
+    page.set(&names::GROUP_COMMITS, gauges.commits);
+    page.set(&names::GROUP_COMMANDS, gauges.commands);
+}
+
 fn tell_lags(page: &Page, lags: &Lags, lines_max: usize, now_ms: i64) {
     let (listed, left) = lags.furthest(lines_max);
     for (group, lag) in listed {
@@ -215,6 +230,8 @@ fn tell_process(page: &Page, usage: Usage) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::group::classic::Phase;
+    use crate::metadata::group_change::RebalanceReason;
     use crate::metadata::image::topics::{Reassignment, Topic};
 
     fn partition(leader: Option<i32>, isr: &[i32], adding: &[i32]) -> Partition {
@@ -254,6 +271,59 @@ mod tests {
         assert_eq!(left(&[(3, Some(10)), (4, Some(1_100))]), 1_000, "what is below the start is not copied");
         assert_eq!(left(&[]), 2_000);
         assert_eq!(left(&[(3, Some(1_100)), (4, Some(1_200))]), 0);
+    }
+
+    #[test]
+    fn groups_are_told_by_state_and_rebalances_by_reason() {
+        let page = Page::default();
+        let gauges = Gauges {
+            by_state: [("stable", 3)].into(),
+            members: 7,
+            rebalances: [("member_left", 2)].into(),
+            ..Gauges::default()
+        };
+        tell_groups(&page, &gauges);
+        let told = page.render();
+        for line in [
+            "highwater_groups{state=\"stable\"} 3\n",
+            "highwater_groups{state=\"empty\"} 0\n",
+            "highwater_group_members 7\n",
+            "highwater_group_rebalances_total{reason=\"member_left\"} 2\n",
+        ] {
+            assert!(told.contains(line), "{line} is not in {told}");
+        }
+    }
+
+    #[test]
+    fn every_state_and_reason_has_a_line() {
+        let values = |metric: &'static Metric| metric.label.as_ref().expect("it has a label").values;
+        for phase in [Phase::Empty, Phase::PreparingRebalance, Phase::CompletingRebalance, Phase::Stable] {
+            assert!(values(&names::GROUPS).contains(&phase.label()), "{phase:?}");
+        }
+        let named: [fn(String) -> RebalanceReason; 9] = [
+            RebalanceReason::MemberJoined,
+            RebalanceReason::MemberLeft,
+            RebalanceReason::MemberTimedOut,
+            RebalanceReason::MemberTooSlow,
+            RebalanceReason::SubscriptionChanged,
+            RebalanceReason::MemberReplaced,
+            RebalanceReason::LeaderRejoined,
+            RebalanceReason::PartitionsChanged,
+            RebalanceReason::AssignorChanged,
+        ];
+        let mut reasons: Vec<_> = named.iter().map(|reason| reason("m".into()).name()).collect();
+        reasons.extend(
+            [
+                RebalanceReason::CoordinatorMoved,
+                RebalanceReason::NotCommitted,
+                RebalanceReason::ProtocolChanged,
+                RebalanceReason::Requested,
+            ]
+            .iter()
+            .map(RebalanceReason::name),
+        );
+        reasons.sort_unstable();
+        assert_eq!(reasons, values(&names::GROUP_REBALANCES));
     }
 
     #[test]

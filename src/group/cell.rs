@@ -8,6 +8,8 @@ use crate::metadata::group_change::GroupWrite;
 use crate::platform::clock;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::oneshot;
 
 pub enum Parked {
@@ -25,6 +27,32 @@ pub enum Proposal {
     Remove(oneshot::Sender<Result<(), GroupError>>),
 }
 
+/// What all groups of this broker take.
+pub type Held = Arc<AtomicUsize>;
+
+/// A group's share in it.
+struct Share {
+    held: Held,
+    own: usize,
+}
+
+impl Share {
+    fn set(&mut self, bytes: usize) {
+        if bytes >= self.own {
+            self.held.fetch_add(bytes - self.own, Ordering::Relaxed);
+        } else {
+            self.held.fetch_sub(self.own - bytes, Ordering::Relaxed);
+        }
+        self.own = bytes;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 pub struct Cell {
     pub group: String,
     entry: Mutex<Entry>,
@@ -38,6 +66,7 @@ pub struct Entry {
     /// What no one has begun to commit. Raft sees a group's writes one after the other.
     wanted: Option<Proposal>,
     is_committing: bool,
+    share: Share,
     /// The deadline that the timers hold for this group.
     pub scheduled: Option<Millis>,
 }
@@ -51,7 +80,9 @@ pub struct Afterwards {
 }
 
 impl Cell {
-    pub fn new(group: String, machine: Machine, offsets: Offsets) -> Cell {
+    pub fn new(group: String, machine: Machine, offsets: Offsets, held: Held) -> Cell {
+        let mut share = Share { held, own: 0 };
+        share.set(machine.bytes());
         let entry = Entry {
             machine,
             offsets,
@@ -59,6 +90,7 @@ impl Cell {
             tickets: 0,
             wanted: None,
             is_committing: false,
+            share,
             scheduled: None,
         };
         Cell { group, entry: Mutex::new(entry) }
@@ -79,8 +111,8 @@ impl Entry {
         ticket
     }
 
-    pub fn parked_count(&self) -> usize {
-        self.parked.len()
+    pub fn parked_joins(&self) -> usize {
+        self.parked.values().filter(|parked| matches!(parked, Parked::Join(_))).count()
     }
 
     /// Answers who is to be answered. A client that went away does not hear it, and that is all.
@@ -107,6 +139,7 @@ impl Entry {
                 Effect::LongEmpty => afterwards.is_long_empty = true,
             }
         }
+        self.share.set(self.machine.bytes());
         afterwards
     }
 

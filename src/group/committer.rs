@@ -198,7 +198,7 @@ impl Committer {
         match proposal {
             Proposal::Write { attempt, write } => {
                 if outcome.is_ok() {
-                    shell.count_commit(write.rebalance.as_ref());
+                    shell.counts.commit(write.rebalance.as_ref());
                 }
                 shell.with(&slot, &cell, |entry, now| ((), entry.machine.committed(attempt, outcome, now)));
             }
@@ -274,5 +274,19 @@ impl Work {
                 self.finals.push(revision);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_goes_at_once_and_those_close_behind_it_together() {
+        assert_eq!(due(100, None, 0), Some(100));
+        assert_eq!(due(100, Some(50), 0), Some(100));
+        assert_eq!(due(100, Some(95), 0), Some(105), "ten milliseconds after the last");
+        assert_eq!(due(100, Some(99), 1), Some(120), "one is under way: not without need");
+        assert_eq!(due(100, Some(99), COMMITS_IN_FLIGHT_MAX), None);
     }
 }

@@ -2,12 +2,13 @@
 
 use super::cell::{Cell, Parked};
 use super::classic::Phase;
+use super::counts::Gauges;
 use super::expirer::Expirer;
 use super::lag_watch::LagWatch;
 use super::log_ends::LogEndsSource;
 use super::offset_records::{OffsetKey, OffsetRecord, floor_char_boundary};
 use super::rewrite;
-use super::settings::{GROUP_ID_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
+use super::settings::{GROUP_ID_BYTES_MAX, GROUPS_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
 use super::shell::Shell;
 use super::slot::Slot;
 use super::topic::OFFSETS_TOPIC;
@@ -20,6 +21,7 @@ use crate::platform::random;
 use crate::replica::hosted::Hosted;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -160,6 +162,7 @@ impl Coordinator {
         let slot = self.shell.slot(&join.group)?;
         // Before a group is made for it: nobody would ever come back to that one.
         join.check(&self.shell.settings.rules)?;
+        self.check_room(&join)?;
         let cell = if join.member.is_empty() {
             slot.group_or_new(&join.group, self.shell.settings.rules, self.shell.timers.now())?
         } else {
@@ -338,6 +341,17 @@ impl Coordinator {
         self.shell.settings.metadata_bytes_max
     }
 
+    pub fn gauges(&self) -> Gauges {
+        Gauges::of(&self.shell)
+    }
+
+    /// Who is in already may change a little more than who is new.
+    fn check_room(&self, join: &Join) -> Result<(), GroupError> {
+        let bound = if join.member.is_empty() { GROUPS_BYTES_MAX } else { GROUPS_BYTES_MAX + GROUPS_BYTES_MAX / 4 };
+        let held = self.shell.held.load(Ordering::Relaxed);
+        if held + join.bytes() > bound { Err(GroupError::GroupFull) } else { Ok(()) }
+    }
+
     pub(super) fn find(&self, group: &str) -> Result<Option<Place>, GroupError> {
         check_group_id_length(group)?;
         let slot = self.shell.slot(group)?;
@@ -362,5 +376,7 @@ fn fresh_member_id(name: &str) -> String {
     format!("{}-{}", &name[..cut], random::uuid())
 }
 
+#[cfg(test)]
+mod commit_tests;
 #[cfg(test)]
 mod tests;

@@ -47,6 +47,11 @@ impl Draft {
         self.blobs.get_mut(&id).map(|blob| blob.uses += 1).is_some()
     }
 
+    /// The members are as the image holds them.
+    pub fn settle(&mut self) {
+        self.changed.clear();
+    }
+
     /// One more member names these bytes.
     pub fn acquire(&mut self, bytes: &Bytes) -> BlobId {
         let id = match self.names.get(bytes) {

@@ -117,6 +117,20 @@ impl Machine {
         }
     }
 
+    /// The state as a label of a metric.
+    pub fn state_label(&self) -> &'static str {
+        match self {
+            Machine::Classic(group) => group.phase().label(),
+        }
+    }
+
+    /// What its members take (without what is assigned to them), and ids given out.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Machine::Classic(group) => group.bytes(),
+        }
+    }
+
     /// Kafka's name of the group's type.
     pub fn type_name(&self) -> &'static str {
         match self {

@@ -15,6 +15,7 @@ mod cell;
 pub mod classic;
 mod committer;
 pub mod coordinator;
+pub mod counts;
 mod draft;
 mod expirer;
 mod expiry;

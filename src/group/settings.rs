@@ -21,6 +21,11 @@ pub const PROTOCOL_NAME_BYTES_MAX: usize = 1_024;
 pub const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What a client gives as its reason, kept in the history (KIP-800).
 pub const REASON_BYTES_MAX: usize = 255;
+/// How long a new member's join is parked, in milliseconds: its client may be gone, and then it must come back. Kafka's
+/// value.
+pub const NEW_MEMBER_JOIN_MS_MAX: u64 = 300_000;
+/// What all groups of this broker take; beyond it nobody new may join.
+pub const GROUPS_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Of one command's share in a large write: members and their bytes.
 pub const PART_BYTES_MAX: usize = 224 * 1024;
 /// What the committer submits at once; a message between nodes has at most 4 MiB.

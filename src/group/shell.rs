@@ -1,8 +1,9 @@
 //! Performs what the state machines decide: answers, commits through Raft, deadlines, loading and resigning.
 
-use super::cell::{Cell, Entry, Proposal};
+use super::cell::{Cell, Entry, Held, Proposal};
 use super::committer::{Committer, Queued};
 use super::coordinator::GroupError;
+use super::counts::Counts;
 use super::log::OffsetsLog;
 use super::machine::{Effect, Millis};
 use super::names::Names;
@@ -15,7 +16,6 @@ use super::topic::{self, OFFSETS_TOPIC};
 use crate::ids::*;
 use crate::metadata::command::{GroupChange, MetadataError};
 use crate::metadata::event::Event;
-use crate::metadata::group_change::Rebalance;
 use crate::metadata::image::Image;
 use crate::metadata::intent::{ControllerChannel, Intent, IntentAnswer, IntentError, SubmitError};
 use crate::metadata::quorum::Update;
@@ -54,6 +54,9 @@ pub struct Shell {
     pub timers: Arc<Timers>,
     /// Of groups and topics with offsets.
     pub names: Arc<Names>,
+    /// What all groups take; see [`GROUPS_BYTES_MAX`](super::settings::GROUPS_BYTES_MAX).
+    pub held: Held,
+    pub counts: Counts,
     /// To the committer. Bound: a group is in it once.
     commits: mpsc::UnboundedSender<Queued>,
     is_creating_topic: AtomicBool,
@@ -78,6 +81,8 @@ impl Shell {
             slots: RwLock::default(),
             timers: Timers::new(),
             names: Arc::default(),
+            held: Held::default(),
+            counts: Counts::default(),
             commits,
             is_creating_topic: AtomicBool::new(false),
             own: own.clone(),
@@ -200,11 +205,10 @@ impl Shell {
     }
 
     pub fn submit_changes(&self, changes: Vec<GroupChange>) -> ChangesFuture {
+        self.counts.command();
         let (own, timeout) = (self.own(), self.settings.assignment_timeout);
         Box::pin(async move { own.controller.submit(Intent::ChangeGroups(changes), timeout).await })
     }
-
-    pub fn count_commit(&self, _rebalance: Option<&Rebalance>) {}
 
     /// Appends offsets, under the caller's lock, so that commits lie in the log in the order in which they were
     /// allowed. The receiver hears once they are replicated and visible, or why they never will be.
@@ -251,7 +255,7 @@ impl Shell {
     }
 
     fn led(&self, id: TopicPartition, epoch: LeaderEpoch, log: Arc<dyn OffsetsLog>) {
-        let slot = Arc::new(Slot::loading(id, epoch, log));
+        let slot = Arc::new(Slot::loading(id, epoch, log, self.held.clone()));
         let former = self.slots.write().insert(id.partition, slot.clone());
         let own = self.own();
         self.spawn_after(former, async move { own.load(slot).await });

@@ -1,6 +1,6 @@
 //! One offsets partition that this broker leads, in one leader epoch, and the groups it coordinates by that.
 
-use super::cell::Cell;
+use super::cell::{Cell, Held};
 use super::coordinator::GroupError;
 use super::log::{LoadedOffsets, OffsetsLog};
 use super::machine::{Machine, Millis};
@@ -21,6 +21,7 @@ pub struct Slot {
     pub epoch: LeaderEpoch,
     pub log: Arc<dyn OffsetsLog>,
     gone: AtomicBool,
+    held: Held,
     /// The highest revision that a write of any of the groups carried.
     revision: AtomicU64,
     /// `None` while loading.
@@ -28,8 +29,16 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub fn loading(id: TopicPartition, epoch: LeaderEpoch, log: Arc<dyn OffsetsLog>) -> Slot {
-        Slot { id, epoch, log, gone: AtomicBool::new(false), revision: AtomicU64::new(0), cells: Mutex::new(None) }
+    pub fn loading(id: TopicPartition, epoch: LeaderEpoch, log: Arc<dyn OffsetsLog>, held: Held) -> Slot {
+        Slot {
+            id,
+            epoch,
+            log,
+            gone: AtomicBool::new(false),
+            held,
+            revision: AtomicU64::new(0),
+            cells: Mutex::new(None),
+        }
     }
 
     pub fn is_gone(&self) -> bool {
@@ -53,11 +62,11 @@ impl Slot {
         for (name, state) in groups {
             self.revision.fetch_max(state.revision, Ordering::SeqCst);
             let machine = Machine::restore(rules, state, now);
-            let cell = Cell::new(name.clone(), machine, offsets.remove(name).unwrap_or_default());
+            let cell = Cell::new(name.clone(), machine, offsets.remove(name).unwrap_or_default(), self.held.clone());
             cells.insert(name.clone(), Arc::new(cell));
         }
         for (name, offsets) in offsets {
-            cells.insert(name.clone(), Arc::new(Cell::new(name, Machine::new(rules, now), offsets)));
+            cells.insert(name.clone(), Arc::new(Cell::new(name, Machine::new(rules, now), offsets, self.held.clone())));
         }
         let all = cells.values().cloned().collect();
         *self.cells.lock() = Some(cells);
@@ -85,7 +94,8 @@ impl Slot {
         if cells.len() >= GROUPS_PER_PARTITION_MAX {
             return Err(GroupError::NotAvailable);
         }
-        let cell = Arc::new(Cell::new(group.to_string(), Machine::new(rules, now), Offsets::default()));
+        let cell =
+            Arc::new(Cell::new(group.to_string(), Machine::new(rules, now), Offsets::default(), self.held.clone()));
         cells.insert(group.to_string(), cell.clone());
         Ok(cell)
     }

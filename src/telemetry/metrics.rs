@@ -129,6 +129,45 @@ pub static ISR_EXPANDS: Metric =
 
 // Consumer groups that this node coordinates.
 
+pub static GROUPS: Metric =
+    gauge("highwater_groups", "groups", "Groups that this node coordinates, also those that only have offsets.")
+        .by("state", &["assigning", "completing_rebalance", "empty", "preparing_rebalance", "reconciling", "stable"]);
+pub static GROUP_MEMBERS: Metric =
+    gauge("highwater_group_members", "members", "Members of the groups that this node coordinates.");
+pub static GROUPS_HELD: Metric =
+    gauge("highwater_groups_held_bytes", "bytes", "What these members take, without their assignments.");
+pub static GROUP_JOINS_PARKED: Metric =
+    gauge("highwater_group_joins_parked", "requests", "JoinGroup requests that wait for the other members.");
+pub static GROUP_REBALANCES: Metric = counter(
+    "highwater_group_rebalances_total",
+    "rebalances",
+    "Rebalances that were carried through, by what came first.",
+)
+.by(
+    "reason",
+    &[
+        "assignor_changed",
+        "coordinator_moved",
+        "leader_rejoined",
+        "member_joined",
+        "member_left",
+        "member_replaced",
+        "member_timed_out",
+        "member_too_slow",
+        "not_committed",
+        "partitions_changed",
+        "protocol_changed",
+        "requested",
+        "subscription_changed",
+    ],
+);
+pub static GROUP_COMMITS: Metric =
+    counter("highwater_group_commits_total", "writes", "States of groups that were committed to the metadata.");
+pub static GROUP_COMMANDS: Metric = counter(
+    "highwater_group_commands_total",
+    "commands",
+    "Times that states of groups were given to the controller, those of many groups at once.",
+);
 pub static GROUP_LAG_RECORDS: Metric =
     gauge("highwater_group_lag_records", "records", "Records between the committed offset and the high watermark.")
         .of(&["group", "topic", "partition"]);
@@ -185,7 +224,7 @@ pub static PROCESS_CPU: Metric =
     counter("highwater_process_cpu_seconds_total", "seconds", "CPU time of the process, in whole seconds.");
 
 /// In the order of `docs/metrics.md`.
-pub static ALL: [&Metric; 33] = [
+pub static ALL: [&Metric; 40] = [
     &PARTITIONS_LED,
     &PARTITIONS_UNDER_REPLICATED,
     &PARTITIONS_UNDER_MIN_ISR,
@@ -204,6 +243,13 @@ pub static ALL: [&Metric; 33] = [
     &BROKER_FENCINGS,
     &ISR_SHRINKS,
     &ISR_EXPANDS,
+    &GROUPS,
+    &GROUP_MEMBERS,
+    &GROUPS_HELD,
+    &GROUP_JOINS_PARKED,
+    &GROUP_REBALANCES,
+    &GROUP_COMMITS,
+    &GROUP_COMMANDS,
     &GROUP_LAG_RECORDS,
     &GROUP_LAG_SECONDS,
     &GROUP_TOTAL_LAG_RECORDS,

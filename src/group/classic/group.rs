@@ -34,6 +34,17 @@ impl Phase {
             Phase::Dead => "Dead",
         }
     }
+
+    /// As a label of a metric.
+    pub fn label(self) -> &'static str {
+        match self {
+            Phase::Empty => "empty",
+            Phase::PreparingRebalance => "preparing_rebalance",
+            Phase::CompletingRebalance => "completing_rebalance",
+            Phase::Stable => "stable",
+            Phase::Dead => "dead",
+        }
+    }
 }
 
 /// The join barrier.
@@ -98,6 +109,8 @@ pub struct Group {
     pub(super) unsynced: BTreeSet<String>,
     pub(super) sync_deadline: Option<Millis>,
     pub(super) committing: Option<Committing>,
+    /// Static members that came back while others' return was being committed; as [`Wanted::Replacements`].
+    pub(super) replaced: BTreeMap<String, String>,
     pub(super) causes: Option<Causes>,
     /// The metadata image may know this group: a commit of it was tried.
     pub(super) is_stored: bool,
@@ -131,6 +144,7 @@ impl Group {
             unsynced: BTreeSet::new(),
             sync_deadline: None,
             committing: None,
+            replaced: BTreeMap::new(),
             causes: None,
             is_stored: false,
             empty_check: Some(now + rules.empty_check_ms),
@@ -155,13 +169,20 @@ impl Group {
         };
         group.generation = *generation;
         group.protocol_type.clone_from(protocol_type);
+        let mut strangers = Vec::new();
         for (id, member) in &stored.members {
-            let GroupMember::Classic(member) = &**member else { continue };
+            let GroupMember::Classic(member) = &**member else {
+                strangers.push(id);
+                continue;
+            };
             for (_, blob) in &member.protocols {
                 group.draft.adopt(*blob);
             }
             group.insert(id.clone(), Member::restore(member, now));
         }
+        group.draft.settle();
+        // Left by a torn change of the protocol: gone with the next write.
+        strangers.into_iter().for_each(|id| group.draft.touch(id));
         if group.members.is_empty() {
             return group;
         }
@@ -189,11 +210,16 @@ impl Group {
         }
         self.joining += usize::from(member.joining.is_some());
         self.bytes += member.bytes(&id, &self.draft);
-        if !member.is_parked() {
-            self.expect_by(member.session_deadline);
+        if let Some(deadline) = member.expires_at() {
+            self.expect_by(deadline);
         }
         self.draft.touch(&id);
         self.members.insert(id, member);
+    }
+
+    /// What members take (without assignments), and ids given out.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Takes a member out, with all that is counted. Its tickets are the caller's to answer.
@@ -250,15 +276,20 @@ impl Group {
     pub(super) fn park_join(&mut self, id: &str, ticket: Ticket) {
         let Some(member) = self.members.get_mut(id) else { return };
         match member.joining.replace(ticket) {
-            Some(older) => self.effects.push(Effect::Joined(older, Err(GroupError::RebalanceInProgress))),
+            Some(older) => {
+                member.is_new = false;
+                self.effects.push(Effect::Joined(older, Err(GroupError::RebalanceInProgress)));
+            }
             None => self.joining += 1,
         }
     }
 
     pub(super) fn take_joining(&mut self, id: &str) -> Option<Ticket> {
-        let ticket = self.members.get_mut(id)?.joining.take();
-        self.joining -= usize::from(ticket.is_some());
-        ticket
+        let member = self.members.get_mut(id)?;
+        let ticket = member.joining.take()?;
+        member.is_new = false;
+        self.joining -= 1;
+        Some(ticket)
     }
 
     pub(super) fn commit(&mut self, what: Wanted) {
@@ -374,7 +405,7 @@ impl Group {
 
     /// Looks at every session and pending id.
     pub(super) fn expect_anew(&mut self) {
-        let sessions = self.members.values().filter(|m| !m.is_parked()).map(|m| m.session_deadline);
+        let sessions = self.members.values().filter_map(Member::expires_at);
         self.soonest = sessions.chain(self.pending.values().copied()).min();
     }
 
@@ -445,6 +476,7 @@ impl Group {
         self.phase = Phase::Dead;
         self.death = why;
         self.committing = None;
+        self.replaced.clear();
         self.take_effects()
     }
 
@@ -480,7 +512,7 @@ impl Join {
         if self.protocols.len() > PROTOCOLS_PER_MEMBER_MAX || names.any(|name| name.len() > PROTOCOL_NAME_BYTES_MAX) {
             return Err(GroupError::MemberTooLarge);
         }
-        if member::join_bytes(self, &self.member) > MEMBER_BYTES_MAX { Err(GroupError::MemberTooLarge) } else { Ok(()) }
+        if self.bytes() > MEMBER_BYTES_MAX { Err(GroupError::MemberTooLarge) } else { Ok(()) }
     }
 }
 

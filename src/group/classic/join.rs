@@ -5,6 +5,7 @@ use super::member::{Member, join_bytes, milliseconds, pending_bytes, rebalance_t
 use super::{Join, Joined};
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis, Ticket};
+use crate::group::settings::NEW_MEMBER_JOIN_MS_MAX;
 use crate::metadata::group_change::RebalanceReason;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -121,9 +122,10 @@ impl Group {
             rebalance_timeout: rebalance_timeout(join),
             protocols: Vec::new(),
             assignment: Bytes::new(),
-            session_deadline: now + milliseconds(join.session_timeout_ms),
+            session_deadline: now + NEW_MEMBER_JOIN_MS_MAX,
             joining: Some(ticket),
             syncing: None,
+            is_new: true,
             skip_assignment_supported: false,
         };
         self.adopt(&mut member, join);
@@ -203,6 +205,7 @@ impl Group {
         self.adopt(&mut member, join);
         member.joining = Some(ticket);
         member.session_deadline = now + member.session_timeout;
+        member.is_new = false;
         let told_leader = self.leader.clone().unwrap_or_default();
         if self.leader.as_deref() == Some(former) {
             self.leader = Some(id.clone());
@@ -211,21 +214,24 @@ impl Group {
         match self.phase {
             Phase::PreparingRebalance => self.complete_join_if_all_here(now),
             Phase::Stable if self.select_protocol() == self.protocol => {
-                // Nothing to assign anew; but the new id must be committed before it is used. Several members may be
-                // on their way back at once: the newest commit holds them all.
-                let mut waiting = match self.committing.take().map(|committing| committing.what) {
-                    Some(Wanted::Replacements(waiting)) => waiting,
-                    _ => BTreeMap::new(),
-                };
-                waiting.remove(former);
-                waiting.insert(id, told_leader);
-                self.commit(Wanted::Replacements(waiting));
+                // Nothing to assign anew; but the new id must be committed before it is used.
+                self.replaced.remove(former);
+                self.replaced.insert(id, told_leader);
+                self.commit_replacements();
             }
             // The leader may be assigning to the former id just now.
             Phase::CompletingRebalance | Phase::Stable => {
                 self.prepare_rebalance(RebalanceReason::MemberReplaced(id), join.reason.as_ref(), now);
             }
             Phase::Empty | Phase::Dead => unreachable!("a static member is a member, and neither phase has any"),
+        }
+    }
+
+    /// One commit at a time: members that come back meanwhile share the next one.
+    pub(super) fn commit_replacements(&mut self) {
+        if self.committing.is_none() && !self.replaced.is_empty() {
+            let replaced = std::mem::take(&mut self.replaced);
+            self.commit(Wanted::Replacements(replaced));
         }
     }
 

@@ -18,10 +18,12 @@ pub(super) struct Member {
     pub protocols: Vec<(String, BlobId)>,
     /// As last committed.
     pub assignment: Bytes,
-    /// Counts only while no request of the member is parked.
+    /// Of a new member: until when its join is parked.
     pub session_deadline: Millis,
     pub joining: Option<Ticket>,
     pub syncing: Option<Ticket>,
+    /// Its first join is parked: it may have gone away without knowing its id, and others wait for it.
+    pub is_new: bool,
     pub skip_assignment_supported: bool,
 }
 
@@ -39,6 +41,7 @@ impl Member {
             session_deadline: now + session_timeout,
             joining: None,
             syncing: None,
+            is_new: false,
             skip_assignment_supported: false,
         }
     }
@@ -55,9 +58,11 @@ impl Member {
         })
     }
 
-    /// While a request of it is parked, a member is plainly there.
-    pub fn is_parked(&self) -> bool {
-        self.joining.is_some() || self.syncing.is_some()
+    /// While a request of it is parked, a member is plainly there, unless it is new: its join is parked for a bounded
+    /// time.
+    pub fn expires_at(&self) -> Option<Millis> {
+        let is_there = !self.is_new && (self.joining.is_some() || self.syncing.is_some());
+        (!is_there).then_some(self.session_deadline)
     }
 
     pub fn supports(&self, protocol: &str) -> bool {

@@ -12,6 +12,8 @@
 //! parked requests are tickets, and the commit of an assignment is an effect whose outcome comes back as an event.
 
 mod describe;
+#[cfg(test)]
+mod golden;
 mod group;
 mod join;
 mod leave;

@@ -22,6 +22,7 @@ impl Group {
         }
         // Parked replacements count as joined; an assignment on its way is overtaken.
         self.committing = None;
+        self.replaced.clear();
         self.unsynced.clear();
         self.sync_deadline = None;
         self.empty_check = None;
@@ -141,8 +142,9 @@ impl Group {
         }
         let syncs_late = self.sync_deadline.take_if(|deadline| *deadline <= now).is_some();
         let mut reasons = Vec::new();
-        for (id, member) in self.members.iter().filter(|(_, member)| !member.is_parked()) {
-            if member.session_deadline <= now {
+        for (id, member) in &self.members {
+            let Some(deadline) = member.expires_at() else { continue };
+            if deadline <= now {
                 reasons.push(RebalanceReason::MemberTimedOut(id.clone()));
             } else if syncs_late && self.unsynced.contains(id) {
                 reasons.push(RebalanceReason::MemberTooSlow(id.clone()));

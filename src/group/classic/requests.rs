@@ -1,5 +1,6 @@
 //! What members ask, of any version, and what they are told.
 
+use super::member;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -24,6 +25,13 @@ pub struct Join {
     pub skip_assignment_supported: bool,
     /// What the client gives as its reason (KIP-800).
     pub reason: Option<String>,
+}
+
+impl Join {
+    /// About what the member takes that it would make.
+    pub fn bytes(&self) -> usize {
+        member::join_bytes(self, &self.member)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -101,13 +101,17 @@ impl Group {
                     self.prepare_rebalance(RebalanceReason::NotCommitted, None, now);
                 }
             }
-            (Wanted::Replacements(told), Ok(())) => self.answer_replacements(told, now),
+            (Wanted::Replacements(told), Ok(())) => {
+                self.answer_replacements(told, now);
+                self.commit_replacements();
+            }
             (Wanted::Replacements(told), Err(error)) => {
                 for id in told.keys() {
                     let ticket = self.take_joining(id);
                     self.refresh_session(id, now);
                     self.effects.extend(ticket.map(|ticket| Effect::Joined(ticket, Err(error.clone()))));
                 }
+                self.commit_replacements();
             }
             (Wanted::Emptied, Ok(())) => self.causes = None,
             (Wanted::Emptied, Err(_)) => {}

@@ -6,35 +6,37 @@ use super::super::names::Names;
 use super::super::subscription::testing::subscription;
 use super::*;
 use crate::ids::*;
-use crate::metadata::command::{Answer, Command, MetadataError};
+use crate::metadata::command::{Answer, Command, GroupChange, MetadataError};
 use crate::metadata::group_change::GroupMember;
 use crate::metadata::image::Image;
 use crate::metadata::image::groups::Group;
 use crate::metadata::image::topics::{Partition, Topic};
-use crate::metadata::intent::{Intent, IntentAnswer, IntentError, SubmitFuture};
+use crate::metadata::intent::{Intent, IntentAnswer, IntentError, SubmitError, SubmitFuture};
 use crate::platform::clock;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
 const TOPIC: TopicId = TopicId(uuid::Uuid::from_u128(1));
 const ME: BrokerId = BrokerId(1);
 
-fn place() -> TopicPartition {
+pub(super) fn place() -> TopicPartition {
     TopicPartition::new(TOPIC, 0)
 }
 
 /// Metadata that ChangeGroups changes, while the gate is open.
-struct Cluster {
+pub(super) struct Cluster {
     image: Mutex<Arc<Image>>,
-    gate: watch::Sender<bool>,
+    pub gate: watch::Sender<bool>,
     /// The next change lands, but another one comes before it: it is refused as stale once.
     is_stale_once: Mutex<bool>,
-    commands: AtomicUsize,
+    /// The next command's answer is lost; true: after it landed.
+    pub loses_answer: Mutex<Option<bool>>,
+    /// Every command: its changes.
+    pub commands: Mutex<Vec<Vec<GroupChange>>>,
 }
 
 impl Cluster {
@@ -59,15 +61,16 @@ impl Cluster {
             image: Mutex::new(Arc::new(image)),
             gate: watch::Sender::new(true),
             is_stale_once: Mutex::new(false),
-            commands: AtomicUsize::new(0),
+            loses_answer: Mutex::default(),
+            commands: Mutex::default(),
         })
     }
 
-    fn stored(&self, group: &str) -> Option<Arc<Group>> {
+    pub fn stored(&self, group: &str) -> Option<Arc<Group>> {
         self.image.lock().groups.groups.get(group).cloned()
     }
 
-    fn set_epoch(&self, epoch: LeaderEpoch) {
+    pub fn set_epoch(&self, epoch: LeaderEpoch) {
         let mut image = self.image.lock();
         let image = Arc::make_mut(&mut image);
         let mut topic = (**image.topics.get(&TOPIC).expect("there")).clone();
@@ -77,7 +80,7 @@ impl Cluster {
 
     fn apply(&self, intent: Intent) -> IntentAnswer {
         let Intent::ChangeGroups(changes) = intent else { panic!("unexpected {intent:?}") };
-        self.commands.fetch_add(1, Ordering::SeqCst);
+        self.commands.lock().push(changes.clone());
         let mut image = self.image.lock();
         if std::mem::take(&mut *self.is_stale_once.lock()) {
             return IntentAnswer::Results(vec![Err(IntentError::Metadata(MetadataError::StaleGroup)); changes.len()]);
@@ -94,13 +97,21 @@ impl ControllerChannel for Cluster {
         let mut gate = self.gate.subscribe();
         Box::pin(async move {
             gate.wait_for(|open| *open).await.expect("the cluster lives");
-            Ok(self.apply(intent))
+            let loses_answer = self.loses_answer.lock().take();
+            if loses_answer == Some(false) {
+                return Err(SubmitError::Unreachable("the controller died".into()));
+            }
+            let answer = self.apply(intent);
+            match loses_answer {
+                None => Ok(answer),
+                Some(_) => Err(SubmitError::Unreachable("the controller died".into())),
+            }
         })
     }
 }
 
 /// Appended records, and how far they are replicated.
-struct FakeLog {
+pub(super) struct FakeLog {
     records: Mutex<Vec<OffsetRecord>>,
     high_watermark: watch::Sender<usize>,
     start: Mutex<i64>,
@@ -151,31 +162,35 @@ impl OffsetsLog for FakeLog {
     }
 }
 
-struct Stage {
-    cluster: Arc<Cluster>,
+pub(super) struct Stage {
+    pub cluster: Arc<Cluster>,
     log: Arc<FakeLog>,
-    groups: Coordinator,
+    pub groups: Coordinator,
 }
 
 impl Stage {
-    async fn new() -> Stage {
+    pub async fn new() -> Stage {
+        Stage::with(Settings::for_tests()).await
+    }
+
+    pub async fn with(settings: Settings) -> Stage {
         let cluster = Cluster::new();
         let source = cluster.clone();
         let image = Box::new(move || source.image.lock().clone());
-        let shell = Shell::start(ME, Settings::for_tests(), image, cluster.clone());
+        let shell = Shell::start(ME, settings, image, cluster.clone());
         let stage = Stage { cluster, log: FakeLog::new(), groups: Coordinator { shell, lag: LagWatch::default() } };
         assert_eq!(stage.groups.heartbeat("g", "m", None, 1), Err(GroupError::Loading), "not led yet");
         stage.lead(LeaderEpoch(5)).await;
         stage
     }
 
-    async fn lead(&self, epoch: LeaderEpoch) {
+    pub async fn lead(&self, epoch: LeaderEpoch) {
         self.cluster.set_epoch(epoch);
         self.groups.shell.lead_for_tests(place(), epoch, self.log.clone());
         until(|| !self.groups.list().is_loading).await;
     }
 
-    async fn join(&self, client: &str, member: &str) -> Result<Joined, GroupError> {
+    pub async fn join(&self, client: &str, member: &str) -> Result<Joined, GroupError> {
         self.groups.join(join(client, member)).await
     }
 
@@ -192,7 +207,7 @@ impl Stage {
     }
 }
 
-fn join(client: &str, member: &str) -> Join {
+pub(super) fn join(client: &str, member: &str) -> Join {
     Join {
         group: "g".into(),
         member: member.into(),
@@ -205,7 +220,7 @@ fn join(client: &str, member: &str) -> Join {
     }
 }
 
-fn sync(member: &str, generation: i32, assigned: &[(&str, &'static str)]) -> SyncGroup {
+pub(super) fn sync(member: &str, generation: i32, assigned: &[(&str, &'static str)]) -> SyncGroup {
     let give = |(id, what): &(&str, &'static str)| (id.to_string(), Bytes::from_static(what.as_bytes()));
     SyncGroup {
         group: "g".into(),
@@ -216,11 +231,11 @@ fn sync(member: &str, generation: i32, assigned: &[(&str, &'static str)]) -> Syn
     }
 }
 
-fn leaver(member: &str) -> Leaver {
+pub(super) fn leaver(member: &str) -> Leaver {
     Leaver { member: member.into(), ..Leaver::default() }
 }
 
-fn commit(member: &str, generation: i32, offset: i64) -> OffsetCommit {
+pub(super) fn commit(member: &str, generation: i32, offset: i64) -> OffsetCommit {
     let committed = Committed { offset, leader_epoch: -1, commit_ms: 1, ..Committed::default() };
     OffsetCommit {
         group: "g".into(),
@@ -232,7 +247,7 @@ fn commit(member: &str, generation: i32, offset: i64) -> OffsetCommit {
 }
 
 /// Waits for a condition, with a deadline.
-async fn until(condition: impl Fn() -> bool) {
+pub(super) async fn until(condition: impl Fn() -> bool) {
     let wait = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -1,16 +1,22 @@
-//! Runs a script against one group and writes down what comes of it.
+//! Golden scripts of one group: an event a line (`@now what …`), and after `->` what came of it. A script is a file in
+//! `golden/`; `GOLDEN=write cargo test --lib golden` writes what happens now; read the difference before you keep it.
+//!
+//! Requests are numbered as they come (`join#3` is the answer to the third). A fresh member id is the client's name and
+//! how many joins there were.
 
-use super::super::*;
+use super::*;
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Attempt, Effect, Millis, Ticket};
 use crate::group::settings::Rules;
-use crate::metadata::group_change::{GroupMember, GroupWrite};
+use crate::metadata::group_change::{GroupMember, GroupWrite, Rebalance};
 use crate::metadata::image::groups;
+use crate::platform::disk;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
-pub const RULES: Rules = Rules {
+const RULES: Rules = Rules {
     initial_delay_ms: 3_000,
     session_min_ms: 6_000,
     session_max_ms: 60_000,
@@ -51,6 +57,28 @@ impl<'a> Line<'a> {
     }
 }
 
+/// A write: what of the members changed, and why.
+fn told(write: &GroupWrite) -> String {
+    let mut text = format!("commit generation {}", write.header.epoch());
+    for (id, member) in &write.put {
+        let GroupMember::Classic(member) = member else { panic!("a classic group has classic members") };
+        write!(text, " {id}:{}", show(&member.assignment)).expect("a string takes all");
+    }
+    for id in &write.removed {
+        write!(text, ", without {id}").expect("a string takes all");
+    }
+    if let Some(Rebalance { reason, others, said, .. }) = &write.rebalance {
+        write!(text, ", because {reason:?}").expect("a string takes all");
+        if *others > 0 {
+            write!(text, " and {others} more").expect("a string takes all");
+        }
+        if let Some(said) = said {
+            write!(text, ", said {said:?}").expect("a string takes all");
+        }
+    }
+    text
+}
+
 fn show(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -67,7 +95,7 @@ impl Harness {
     }
 
     fn say(&mut self, text: &str) {
-        writeln!(self.out, "    {text}").expect("a string takes all");
+        writeln!(self.out, "    -> {text}").expect("a string takes all");
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
@@ -76,26 +104,21 @@ impl Harness {
                 Effect::Joined(Ticket(n), Err(error)) => self.say(&format!("join#{n} {error:?}")),
                 Effect::Joined(Ticket(n), Ok(joined)) => {
                     let members: Vec<String> =
-                        joined.members.iter().map(|m| format!("{}:{}", m.id, show(&m.metadata))).collect();
-                    let skip = if joined.skip_assignment { " skip" } else { "" };
+                        joined.members.iter().map(|m| format!(" {}:{}", m.id, show(&m.metadata))).collect();
+                    let members =
+                        if members.is_empty() { String::new() } else { format!(", members{}", members.concat()) };
+                    let skip = if joined.skip_assignment { ", skip the assignment" } else { "" };
                     let Joined { member, generation, protocol, leader, .. } = joined;
                     self.say(&format!(
-                        "join#{n} {member} gen={generation} {protocol} leader={leader} {members:?}{skip}"
+                        "join#{n} {member} in generation {generation}, {protocol}, leader {leader}{members}{skip}"
                     ));
                 }
                 Effect::Synced(Ticket(n), Err(error)) => self.say(&format!("sync#{n} {error:?}")),
                 Effect::Synced(Ticket(n), Ok(synced)) => {
-                    self.say(&format!("sync#{n} {:?}", show(&synced.assignment)));
+                    self.say(&format!("sync#{n} [{}]", show(&synced.assignment)));
                 }
                 Effect::Commit { attempt, write } => {
-                    let next = self.stored_after(&write);
-                    let assigned = |member: &GroupMember| match member {
-                        GroupMember::Classic(member) => show(&member.assignment),
-                        GroupMember::Consumer(_) => panic!("a classic group has classic members"),
-                    };
-                    let members: Vec<String> =
-                        next.members.iter().map(|(id, member)| format!("{id}:{}", assigned(member))).collect();
-                    self.say(&format!("commit gen={} {members:?}", next.header.epoch()));
+                    self.say(&told(&write));
                     self.wanted = Some((attempt, write));
                 }
                 Effect::LongEmpty => self.say("long empty"),
@@ -146,7 +169,7 @@ impl Harness {
                     member: who.into(),
                     instance: instance.map(Into::into),
                     generation: line.number("gen").expect("sync has a generation"),
-                    protocol_type: None,
+                    protocol_type: line.option("type").map(Into::into),
                     protocol: line.option("protocol").map(Into::into),
                     assignments: line.pairs("give").into_iter().collect::<BTreeMap<_, _>>(),
                 };
@@ -165,13 +188,19 @@ impl Harness {
                 self.say(&format!("{answer:?}"));
             }
             "leave" => {
-                let leaver = Leaver {
-                    member: line.option("as").unwrap_or_default().into(),
-                    instance: instance.map(Into::into),
-                    reason: line.option("reason").map(Into::into),
-                };
-                let (answers, effects) = self.group.leave(&[leaver], now);
-                self.say(&format!("{:?}", answers[0]));
+                let named = line.option("as").unwrap_or_default();
+                let leavers: Vec<Leaver> = named
+                    .split(',')
+                    .map(|member| Leaver {
+                        member: member.into(),
+                        instance: instance.map(Into::into),
+                        reason: line.option("reason").map(Into::into),
+                    })
+                    .collect();
+                let (answers, effects) = self.group.leave(&leavers, now);
+                for answer in answers {
+                    self.say(&format!("{answer:?}"));
+                }
                 self.perform(effects);
             }
             "committed" => {
@@ -179,6 +208,17 @@ impl Harness {
                 self.stored = Some(self.stored_after(&write));
                 let effects = self.group.committed(attempt, Ok(()), now);
                 self.perform(effects);
+            }
+            // It landed, but the coordinator does not know.
+            "landed" => {
+                let (_, write) = self.wanted.take().expect("a commit is awaited");
+                self.stored = Some(self.stored_after(&write));
+            }
+            // Only a part of it landed.
+            "torn" => {
+                let (_, mut write) = self.wanted.take().expect("a commit is awaited");
+                write.header = write.header.torn();
+                self.stored = Some(self.stored_after(&write));
             }
             "commit-fails" => {
                 let (attempt, _) = self.wanted.take().expect("a commit is awaited");
@@ -201,7 +241,7 @@ impl Harness {
         let mut exact = self.group.clone();
         exact.expect_anew();
         let waits = exact.next_deadline().map_or("-".into(), |at| at.to_string());
-        let text = format!("= {} gen={} until {waits}", self.group.phase().name(), self.group.generation);
+        let text = format!("{} {}, until {waits}", self.group.phase().name(), self.group.generation);
         self.say(&text);
         self.check_invariants();
     }
@@ -223,7 +263,7 @@ impl Harness {
             *supporters.entry(name.to_string()).or_default() += 1;
         }
         assert_eq!(group.supporters, supporters);
-        let pending: usize = group.pending.keys().map(|id| super::super::member::pending_bytes(id)).sum();
+        let pending: usize = group.pending.keys().map(|id| super::member::pending_bytes(id)).sum();
         let members: usize = group.members.iter().map(|(id, member)| member.bytes(id, &group.draft)).sum();
         assert_eq!(group.bytes, pending + members);
         let mut exact = group.clone();
@@ -234,21 +274,55 @@ impl Harness {
     }
 }
 
-/// Runs the events of `script` and compares the whole trace with it.
-pub fn golden(rules: Rules, script: &str) {
-    let mut harness = Harness::new(rules);
-    let mut expected = String::new();
-    for line in script.lines().map(str::trim_end).filter(|line| !line.trim().is_empty()) {
-        let line = line.trim();
-        let Some(event) = line.strip_prefix('@') else {
-            writeln!(expected, "    {line}").expect("a string takes all");
+fn rules(line: &Line<'_>) -> Rules {
+    let delay = line.number("delay").expect("rules have a delay").unsigned_abs();
+    let size = line.number("size").expect("rules have a size").unsigned_abs();
+    Rules { initial_delay_ms: delay.into(), group_size_max: size as usize, ..RULES }
+}
+
+/// The script's text as it comes out now. Outputs in `script` are passed over.
+fn play(script: &str) -> String {
+    let mut harness = Harness::new(RULES);
+    for line in script.lines().map(str::trim) {
+        if line.starts_with("->") {
             continue;
-        };
-        writeln!(expected, "{line}").expect("a string takes all");
+        }
         writeln!(harness.out, "{line}").expect("a string takes all");
-        let mut words = event.split_whitespace();
-        let now = words.next().and_then(|now| now.parse().ok()).expect("@ and a time");
-        harness.run(now, &Line { words: words.collect() });
+        let mut words = line.strip_prefix('@').unwrap_or(line).split_whitespace();
+        match words.next() {
+            None | Some("#") => {}
+            Some("rules") => {
+                let out = std::mem::take(&mut harness.out);
+                harness = Harness { out, ..Harness::new(rules(&Line { words: words.collect() })) };
+            }
+            Some(now) => {
+                let now = now.parse().unwrap_or_else(|_| panic!("{line}: @ and a time"));
+                harness.run(now, &Line { words: words.collect() });
+            }
+        }
     }
-    assert!(harness.out == expected, "the trace was\n{}\ninstead of\n{expected}", harness.out);
+    harness.out
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/group/classic/golden")
+}
+
+#[test]
+fn every_script_plays_as_written() {
+    let names = disk::list(&folder()).unwrap().into_iter().map(|entry| entry.name);
+    let scripts: Vec<String> = names.filter(|name| name.ends_with(".script")).collect();
+    assert!(scripts.len() >= 20, "the scripts are there: {scripts:?}");
+    let mut wrong = String::new();
+    for name in scripts {
+        let path = folder().join(&name);
+        let expected = String::from_utf8(disk::read_file(&path).unwrap().unwrap()).unwrap();
+        let found = play(&expected);
+        if std::env::var("GOLDEN").is_ok_and(|mode| mode == "write") {
+            disk::write_atomic(&path, found.as_bytes()).unwrap();
+        } else if found != expected {
+            writeln!(wrong, "{name} plays as\n{found}").expect("a string takes all");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }
