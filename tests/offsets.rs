@@ -123,7 +123,7 @@ fn a_group_is_seen_measured_reset_and_deleted() {
 
     produce(&cluster, "t", 3, 30);
     let lags = wait_for("the lag shows", SOON, || {
-        member.poll(Duration::ZERO).map(drop);
+        let _polled = member.poll(Duration::ZERO);
         let totals = samples(&cluster, "highwater_group_total_lag_records");
         (totals.get("group=\"shop\"") == Some(&35.0)).then(|| samples(&cluster, "highwater_group_lag_records"))
     });
@@ -166,7 +166,7 @@ fn a_group_is_seen_measured_reset_and_deleted() {
     let left = if dead == 1 { 2 } else { 1 };
     cluster.kill(dead);
     let told = wait_for("a new coordinator tells", SOON, || {
-        member.poll(Duration::ZERO).map(drop);
+        let _polled = member.poll(Duration::ZERO);
         cli(&cluster, left, &["group", "describe", "shop"])
     });
     assert_eq!(committed(&told, "t"), BTreeMap::from([(0, 30), (1, 30), (2, 30)]), "{told}");
