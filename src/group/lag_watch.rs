@@ -33,18 +33,24 @@ impl LagWatch {
             let (Some(shell), Some(source)) = (shell.upgrade(), &self.source) else { return };
             let image = shell.image();
             // Groups' locks and up to LAG_POSITIONS_MAX offsets: not on a thread that serves.
-            let (of, at) = (shell.clone(), image.clone());
-            let Ok((positions, unmeasured)) = tokio::task::spawn_blocking(move || positions(&of, &at)).await else {
-                return;
-            };
-            drop(shell);
-            let former = self.newest.load_full();
-            let questions = former.questions(&positions, LAG_TIMES_MAX, turn);
+            let (former, at) = (self.newest.load_full(), image.clone());
+            let asking = tokio::task::spawn_blocking(move || {
+                let (positions, unmeasured) = positions(&shell, &at);
+                let questions = former.questions(&positions, LAG_TIMES_MAX, turn);
+                (former, positions, unmeasured, questions)
+            });
+            let Ok((former, positions, unmeasured, questions)) = asking.await else { return };
             turn = turn.wrapping_add(LAG_TIMES_MAX);
             let ends = log_ends::ask_leaders(&**source, &image, questions.clone()).await;
-            let mut next = former.after(&positions, &ends, &questions);
-            next.unmeasured = unmeasured;
-            self.newest.store(Arc::new(next));
+            let newest = self.newest.clone();
+            let telling = tokio::task::spawn_blocking(move || {
+                let mut next = former.after(&positions, &ends, &questions);
+                next.unmeasured = unmeasured;
+                newest.store(Arc::new(next));
+            });
+            if telling.await.is_err() {
+                return;
+            }
         }
     }
 }

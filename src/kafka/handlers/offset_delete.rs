@@ -41,11 +41,12 @@ fn response(asked: &Asked, outcome: Result<DeletedOffsets, GroupError>) -> Offse
         Err(error) => return OffsetDeleteResponse::default().with_error_code(errors::group(&error)),
     };
     let topics = asked.iter().zip(deleted).map(|((name, partitions), (_, outcomes))| {
+        // Those that exist, in the same order.
+        let mut outcomes = outcomes.into_iter().peekable();
         let partitions = partitions.iter().map(|partition| {
-            let outcome = outcomes.iter().find(|(known, _)| known == partition).map(|(_, outcome)| outcome);
-            let code = match outcome {
-                Some(Ok(())) => 0,
-                Some(Err(error)) => errors::group(error),
+            let code = match outcomes.next_if(|(known, _)| known == partition) {
+                Some((_, Ok(()))) => 0,
+                Some((_, Err(error))) => errors::group(&error),
                 None => errors::group(&GroupError::UnknownTopicOrPartition),
             };
             OffsetDeleteResponsePartition::default().with_partition_index(*partition).with_error_code(code)
@@ -64,9 +65,9 @@ mod tests {
 
     #[test]
     fn each_partition_has_its_own_answer_and_a_refused_group_has_one() {
-        let asked = vec![(topic_name("t"), vec![0, 9]), (topic_name("u"), vec![1])];
+        let asked = vec![(topic_name("t"), vec![9, 0, 8, 2]), (topic_name("u"), vec![1])];
         let deleted = vec![
-            ("t".to_string(), vec![(0, Ok(()))]),
+            ("t".to_string(), vec![(0, Ok(())), (2, Ok(()))]),
             ("u".to_string(), vec![(1, Err(GroupError::SubscribedToTopic))]),
         ];
         let answer = response(&asked, Ok(deleted));
@@ -75,7 +76,7 @@ mod tests {
             .iter()
             .map(|topic| topic.partitions.iter().map(|partition| partition.error_code).collect())
             .collect();
-        assert_eq!(codes, [vec![0, 3], vec![86]]);
+        assert_eq!(codes, [vec![3, 0, 3, 0], vec![86]]);
         answer.encode(&mut BytesMut::new(), 0).expect("encodes");
         let refused = response(&asked, Err(GroupError::NonEmptyGroup));
         assert_eq!((refused.error_code, refused.topics.len()), (68, 0));
