@@ -1,5 +1,6 @@
 //! The one place where the house's errors become gRPC statuses.
 
+use crate::group::coordinator::GroupError;
 use crate::metadata::command::MetadataError;
 use crate::metadata::history::HistoryGone;
 use crate::metadata::intent::{IntentError, SubmitError};
@@ -30,6 +31,19 @@ pub fn of_intent(error: &IntentError) -> Status {
         | IntentError::PreferredLeaderNotAvailable(_)
         | IntentError::EligibleLeadersNotAvailable(_)
         | IntentError::NotRemovable(_) => Code::FailedPrecondition,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// A group's coordinator refused, or is not there.
+pub fn of_group(error: &GroupError) -> Status {
+    let code = match error {
+        GroupError::NotCoordinator | GroupError::Loading | GroupError::NotAvailable => Code::Unavailable,
+        GroupError::GroupNotFound => Code::NotFound,
+        GroupError::InvalidGroupId | GroupError::OffsetMetadataTooLarge | GroupError::UnknownTopicOrPartition => {
+            Code::InvalidArgument
+        }
+        _ => Code::FailedPrecondition,
     };
     Status::new(code, error.to_string())
 }

@@ -6,10 +6,12 @@ use super::proto::Liveness;
 use super::server::{AdminParts, LocalGroups};
 use crate::group::coordinator::Coordinator;
 use crate::group::counts::Gauges;
+use crate::group::lag::Lags;
 use crate::ids::*;
 use crate::metadata::image::Image;
 use crate::metadata::image::topics::Partition;
 use crate::metadata::quorum::{Quorum, QuorumStatus};
+use crate::platform::clock;
 use crate::platform::process::{self, Usage};
 use crate::replica::hosted::Hosted;
 use crate::telemetry::metrics::{self as names, Metric, Page};
@@ -22,18 +24,22 @@ pub struct Metrics {
     hosted: Hosted,
     counts: Counts,
     groups: LocalGroups,
+    /// Lines for the lag of partitions, and of groups.
+    lag_lines_max: usize,
     /// One page at a time: each is a walk over all partitions, and anybody may ask.
     turn: Semaphore,
 }
 
 impl Metrics {
     pub fn new(parts: &AdminParts, counts: Counts) -> Metrics {
+        let lag_lines_max = usize::try_from(parts.config.kafka.int("highwater.group.lag.metrics.max")).unwrap_or(0);
         Metrics {
             node: parts.config.node_id,
             quorum: parts.quorum.clone(),
             hosted: parts.hosted.clone(),
             counts,
             groups: parts.groups.clone(),
+            lag_lines_max,
             turn: Semaphore::new(1),
         }
     }
@@ -54,6 +60,8 @@ impl Metrics {
         page.set(&names::PARTITIONS_MOVING, moving);
         page.set(&names::MOVES_LEFT_RECORDS, left);
         tell_totals(&page, &self.counts.totals());
+        let lags = self.groups.get().map(Coordinator::lags).unwrap_or_default();
+        tell_lags(&page, &lags, self.lag_lines_max, clock::wall_ms());
         tell_groups(&page, &self.groups.get().map(Coordinator::gauges).unwrap_or_default());
         tell_quorum(&page, &self.quorum.status());
         match process::usage() {
@@ -185,6 +193,28 @@ fn tell_groups(page: &Page, gauges: &Gauges) {
     page.set(&names::GROUP_JOINS_PARKED, gauges.parked_joins);
     page.set(&names::GROUP_COMMITS, gauges.commits);
     page.set(&names::GROUP_COMMANDS, gauges.commands);
+}
+
+fn tell_lags(page: &Page, lags: &Lags, lines_max: usize, now_ms: i64) {
+    let (listed, left) = lags.furthest(lines_max);
+    for (group, lag) in listed {
+        let partition = lag.partition.partition.to_string();
+        let labels = [&**group, &*lag.topic, &*partition];
+        page.set_open(&names::GROUP_LAG_RECORDS, labels, lag.records());
+        // Not known yet: better no line than a wrong one.
+        if let Some(age_ms) = lag.age_ms(now_ms) {
+            page.set_open(&names::GROUP_LAG_SECONDS, labels, age_ms / 1_000);
+        }
+    }
+    page.set(&names::GROUP_LAG_UNLISTED_PARTITIONS, left.partitions as u64);
+    page.set(&names::GROUP_LAG_UNLISTED_RECORDS, left.records);
+    let (listed, left) = lags.furthest_groups(lines_max, now_ms);
+    for (group, total) in listed {
+        page.set_open(&names::GROUP_TOTAL_LAG_RECORDS, [&**group], total.records);
+        page.set_open(&names::GROUP_MAX_LAG_SECONDS, [&**group], total.age_ms / 1_000);
+    }
+    page.set(&names::GROUP_LAG_UNLISTED_GROUPS, left.partitions as u64);
+    page.set(&names::GROUP_LAG_UNMEASURED_OFFSETS, lags.unmeasured as u64);
 }
 
 fn tell_quorum(page: &Page, status: &QuorumStatus) {

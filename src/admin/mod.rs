@@ -18,6 +18,8 @@ mod door;
 mod elections;
 mod errors;
 mod events;
+mod group_reset;
+mod group_views;
 mod groups;
 mod metrics;
 pub mod proto;

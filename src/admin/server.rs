@@ -79,6 +79,7 @@ pub async fn serve(
     let counts = Counts::default();
     tokio::spawn(counts::follow(parts.quorum.clone(), counts.clone(), stop.clone()));
     let metrics = Arc::new(Metrics::new(&parts, counts));
+    let groups = GroupsService { node, quorum: parts.quorum.clone(), groups: parts.groups };
     let metrics: Page = Arc::new(move || {
         let metrics = metrics.clone();
         Box::pin(async move { Ok(metrics.page().await) })
@@ -94,7 +95,7 @@ pub async fn serve(
         }))
         .with(BrokersServer::new(BrokersService { quorum: parts.quorum.clone(), controller: brokers_controller }))
         .with(ReassignmentsServer::new(reassignments))
-        .with(GroupsServer::new(GroupsService { quorum: parts.quorum.clone() }))
+        .with(GroupsServer::new(groups))
         .with(EventsServer::new(EventsService::new(parts.quorum, stop.clone())))
         .with(health)
         .with(reflection().build_v1().map_err(broken)?)

@@ -143,6 +143,7 @@ impl Running {
 
         self.health.starting("opening the metadata log");
         let (node, controller, asker) = self.start_quorum().await?;
+        let log_ends = asker.clone();
         let (watched, fatal) = (node.quorum.clone(), self.fatal.clone());
         self.control.handle().spawn(async move { fatal.send_replace(Some(watched.fatal().await)) });
         let channel: Arc<dyn ControllerChannel> = Arc::new(Channel::new(
@@ -185,6 +186,7 @@ impl Running {
             quorum: node.quorum.clone(),
             hosted: hosted.clone(),
             controller: channel.clone(),
+            log_ends,
         });
         // Once: a node starts once.
         let _ = local_groups.set(groups.clone());

@@ -3,7 +3,7 @@
 //! ```text
 //! command ─┬→ serve ─→ broker::run
 //!          ├→ dev ───→ child processes of this executable (folder, process, up, control, demo)
-//!          ├→ cluster, quorum, topic (moves, elect), broker, group ─→ reach ─→ admin port (gRPC)   watcher resumes over all nodes
+//!          ├→ cluster, quorum, topic (moves, elect), broker, group (group_describe, group_reset) ─→ reach ─→ admin port (gRPC)   watcher resumes over all nodes
 //!          └→ produce, consume ──────→ client ─→ Kafka port
 //! ```
 
@@ -17,6 +17,8 @@ mod dev;
 mod elect;
 mod events;
 mod group;
+mod group_describe;
+mod group_reset;
 mod logging;
 mod moves;
 mod output;
@@ -24,5 +26,6 @@ mod produce;
 mod quorum;
 mod reach;
 mod serve;
+mod times;
 mod topic;
 mod watcher;

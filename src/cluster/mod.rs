@@ -5,6 +5,7 @@
 //! each broker ──── session ────→ Register, then a heartbeat stream ─→ service ─→ sessions ─→ controller::liveness
 //! any room ─────── channel ────→ Submit (or straight, on the controller itself) ─→ controller
 //! any node ──────── states ────→ PartitionStates of the broker that hosts them
+//! a coordinator ─ log_ends ─→ LogEnds of the partitions' leaders
 //! the controller ─ membership ─→ learners that join, a wiped voter's replacement
 //! the controller ─ membership ─→ learners that join, addresses that change, a wiped voter's replacement
 //! a controller that votes no more ─ handover ─→ Campaign, at the remaining voters
@@ -15,6 +16,7 @@ mod agreement;
 pub mod channel;
 pub mod formation;
 mod handover;
+mod log_ends;
 pub mod membership;
 pub mod node;
 pub mod peers;

@@ -186,6 +186,11 @@ impl cluster_server::Cluster for ClusterService {
         self.node.cluster.check(&request.get_ref().cluster_id)?;
         Ok(Response::new(self.replicas.answer(&self.node, request.get_ref())?))
     }
+
+    async fn log_ends(&self, request: Request<LogEndsRequest>) -> Result<Response<LogEndsAnswer>, Status> {
+        self.node.cluster.check(&request.get_ref().cluster_id)?;
+        Ok(Response::new(self.replicas.answer_log_ends(&self.node, request.get_ref()).await?))
+    }
 }
 
 /// Only the controller judges: others may not have heard of all.

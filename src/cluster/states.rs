@@ -3,6 +3,7 @@
 use super::node::{Node, parse_uuid};
 use super::peers::Pool;
 use super::proto;
+use super::proto::cluster_client::ClusterClient;
 use crate::controller::replica_states::{FollowerProgress, ReplicaState, ReplicaStates, StatesFuture};
 use crate::ids::*;
 use crate::replica::hosted::Hosted;
@@ -10,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tonic::Status;
+use tonic::transport::Channel;
 
 /// Partitions of one question: an answer stays well under gRPC's 4 MiB.
 const PARTITIONS_MAX: usize = 1_000;
@@ -27,6 +29,10 @@ impl LocalReplicas {
     pub fn are(&self, hosted: Hosted) {
         // A second one would be the same.
         let _ = self.hosted.set(hosted);
+    }
+
+    pub(super) fn hosted(&self) -> Option<Hosted> {
+        self.hosted.get().cloned()
     }
 
     fn states(&self, partitions: &[TopicPartition]) -> Vec<ReplicaState> {
@@ -71,11 +77,11 @@ impl LocalReplicas {
     }
 }
 
-fn partition_of(id: &proto::PartitionId) -> Result<TopicPartition, Status> {
+pub(super) fn partition_of(id: &proto::PartitionId) -> Result<TopicPartition, Status> {
     Ok(TopicPartition::new(TopicId(parse_uuid(&id.topic_id)?), id.partition))
 }
 
-fn id_of(id: TopicPartition) -> proto::PartitionId {
+pub(super) fn id_of(id: TopicPartition) -> proto::PartitionId {
     proto::PartitionId { topic_id: id.topic.to_string(), partition: id.partition }
 }
 
@@ -137,14 +143,45 @@ impl Asker {
         Asker { node, local, pool: Arc::default(), runtime }
     }
 
-    async fn ask_remote(&self, broker: BrokerId, partitions: &[TopicPartition]) -> Result<Vec<ReplicaState>, Status> {
+    /// Of its cluster port.
+    pub(super) fn address(&self, broker: BrokerId) -> Result<String, Status> {
         let image = self.node.quorum.image();
         let unknown = || Status::not_found(format!("broker {broker} is not registered"));
         let endpoint = &image.brokers.get(&broker).ok_or_else(unknown)?.registration.cluster_endpoint;
-        let address = match endpoint.host.contains(':') {
+        Ok(match endpoint.host.contains(':') {
             true => format!("[{}]:{}", endpoint.host, endpoint.port),
             false => format!("{}:{}", endpoint.host, endpoint.port),
-        };
+        })
+    }
+
+    /// A pooled connection. On the runtime that drives connections.
+    pub(super) fn client(&self, address: &str) -> Result<ClusterClient<Channel>, Status> {
+        self.pool.get(address)
+    }
+
+    /// The connection failed.
+    pub(super) fn forget(&self, address: &str) {
+        self.pool.forget(address);
+    }
+
+    pub(super) fn cluster_id(&self) -> String {
+        self.node.cluster.text()
+    }
+
+    pub(super) fn is_here(&self, broker: BrokerId) -> bool {
+        broker == self.node.me.node
+    }
+
+    pub(super) fn local(&self) -> &LocalReplicas {
+        &self.local
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    async fn ask_remote(&self, broker: BrokerId, partitions: &[TopicPartition]) -> Result<Vec<ReplicaState>, Status> {
+        let address = self.address(broker)?;
         let mut states = Vec::with_capacity(partitions.len());
         for chunk in partitions.chunks(PARTITIONS_MAX) {
             let mut client = self.pool.get(&address)?;

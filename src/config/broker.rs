@@ -149,6 +149,14 @@ const DEFINITIONS: &[Definition] = &[
         "When a replica counts a record as held: after fdatasync (sync), or once in the page cache.",
     ),
     int("highwater.flush.threads", "4", 1, 64, "Threads that fdatasync dirty logs in parallel."),
+    int("highwater.group.lag.interval.ms", "5000", 500, 3_600_000, "How often the lag of consumer groups is measured."),
+    int(
+        "highwater.group.lag.metrics.max",
+        "1000",
+        0,
+        100_000,
+        "Partitions, and groups, whose lag /metrics lists: those that are furthest behind; the rest is counted.",
+    ),
     int(
         "highwater.scrub.bytes.per.second",
         "4194304",

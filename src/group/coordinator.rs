@@ -4,7 +4,11 @@ use super::cell::{Cell, Parked};
 use super::classic::Phase;
 use super::consumer;
 use super::counts::Gauges;
+use super::expirer::Expirer;
+use super::lag_watch::LagWatch;
+use super::log_ends::LogEndsSource;
 use super::offset_records::{OffsetKey, OffsetRecord, floor_char_boundary};
+use super::rewrite;
 use super::settings::{GROUP_ID_BYTES_MAX, GROUPS_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
 use super::shell::Shell;
 use super::slot::Slot;
@@ -19,10 +23,12 @@ use crate::replica::hosted::Hosted;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 pub use super::classic::{Description, Join, Joined, JoinedMember, Leaver, MemberDescription, SyncGroup, Synced};
 pub use super::consumer::{Heartbeat, HeartbeatAnswer};
+pub use super::offset_delete::DeletedOffsets;
 pub use super::offsets::{Committed, OffsetWrite};
 
 /// Why a group request failed; translated to Kafka's codes in `kafka/errors.rs`.
@@ -80,6 +86,8 @@ pub enum GroupError {
     InvalidRegex,
     #[error("{0}")]
     InvalidRequest(&'static str),
+    #[error("a member of the group subscribes to the topic")]
+    SubscribedToTopic,
 }
 
 /// What the coordinator needs from the rest of the house.
@@ -88,6 +96,7 @@ pub struct CoordinatorParts {
     pub quorum: Quorum,
     pub hosted: Hosted,
     pub controller: Arc<dyn ControllerChannel>,
+    pub log_ends: Arc<dyn LogEndsSource>,
 }
 
 /// An OffsetCommit request, after its topics and metadata were checked.
@@ -127,7 +136,8 @@ pub struct ListedGroup {
 /// Cheap to clone. A request whose group another broker coordinates ends in [`GroupError::NotCoordinator`].
 #[derive(Clone)]
 pub struct Coordinator {
-    shell: Arc<Shell>,
+    pub(super) shell: Arc<Shell>,
+    pub(super) lag: LagWatch,
 }
 
 impl Coordinator {
@@ -139,7 +149,13 @@ impl Coordinator {
         let shell = Shell::start(parts.config.node_id, settings, Box::new(move || quorum.image()), parts.controller);
         parts.hosted.add_listener(shell.clone());
         tokio::spawn(Shell::follow_topics(Arc::downgrade(&shell), updates));
-        Coordinator { shell }
+        let interval = Duration::from_millis(shell.settings.expiry_interval_ms.unsigned_abs());
+        tokio::spawn(Expirer::run(Arc::downgrade(&shell), interval));
+        tokio::spawn(rewrite::run(Arc::downgrade(&shell)));
+        let lag = LagWatch::new(parts.log_ends);
+        let interval = parts.config.kafka.int("highwater.group.lag.interval.ms");
+        tokio::spawn(lag.clone().run(Arc::downgrade(&shell), Duration::from_millis(interval.unsigned_abs())));
+        Coordinator { shell, lag }
     }
 
     /// Who coordinates the group. Creates the offsets topic when there is none.
@@ -321,11 +337,13 @@ impl Coordinator {
         } else {
             slot.group(&commit.group)?.ok_or(GroupError::IllegalGeneration)?
         };
+        let names = &self.shell.names;
+        let group = names.share(&commit.group);
         let records = commit
             .offsets
             .into_iter()
             .map(|write| OffsetRecord {
-                key: OffsetKey { group: commit.group.clone(), topic: write.topic, partition: write.partition },
+                key: OffsetKey { group: group.clone(), topic: names.share(&write.topic), partition: write.partition },
                 value: Some(write.committed),
             })
             .collect();
@@ -351,7 +369,7 @@ impl Coordinator {
             if require_stable && offsets.is_some_and(|offsets| offsets.is_pending(topic, partition)) {
                 return (partition, Err(GroupError::UnstableOffset));
             }
-            (partition, Ok(offsets.and_then(|offsets| offsets.get(topic, partition)).cloned()))
+            (partition, Ok(offsets.and_then(|offsets| offsets.get(topic, partition))))
         };
         Ok(match wanted {
             Some(wanted) => wanted
@@ -384,7 +402,7 @@ impl Coordinator {
         if comes > 0 && held + comes > bound { Err(GroupError::GroupFull) } else { Ok(()) }
     }
 
-    fn find(&self, group: &str) -> Result<Option<Place>, GroupError> {
+    pub(super) fn find(&self, group: &str) -> Result<Option<Place>, GroupError> {
         check_group_id_length(group)?;
         let slot = self.shell.slot(group)?;
         Ok(slot.group(group)?.map(|cell| (slot, cell)))
@@ -392,14 +410,14 @@ impl Coordinator {
 }
 
 /// A group and the offsets partition it belongs to.
-type Place = (Arc<Slot>, Arc<Cell>);
+pub(super) type Place = (Arc<Slot>, Arc<Cell>);
 
 fn check_group_id(group: &str) -> Result<(), GroupError> {
     if group.is_empty() { Err(GroupError::InvalidGroupId) } else { check_group_id_length(group) }
 }
 
 /// Offsets may be committed under the empty name, as in Kafka.
-fn check_group_id_length(group: &str) -> Result<(), GroupError> {
+pub(super) fn check_group_id_length(group: &str) -> Result<(), GroupError> {
     if group.len() > GROUP_ID_BYTES_MAX { Err(GroupError::InvalidGroupId) } else { Ok(()) }
 }
 

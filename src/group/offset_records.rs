@@ -1,14 +1,15 @@
 //! The records of `__consumer_offsets`, in Kafka's own binary formats, so that Kafka's tools read them.
 //!
 //! Key: version (2 bytes; 0 and 1 are offset commits), group, topic, partition. Value: version (2 bytes), then by
-//! version. Written are key version 1 and value version 3; read are values 0 to 4. A record without a value is a
-//! tombstone. Strings carry a 2-byte length; integers are big-endian.
+//! version. Written are key version 1 and value version 3, or 1 where the client gave an expiry time; read are values 0
+//! to 4. A record without a value is a tombstone. Strings carry a 2-byte length; integers are big-endian.
 
 use super::offsets::Committed;
 use crate::ids::Offset;
 use crate::records::batch::batches;
 use crate::records::{BatchAt, BatchBuilder, RecordError, Records, ValidBatches};
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// A commit record is a few hundred bytes; a batch of the broker's own is never near this.
 const DECOMPRESSED_BYTES_MAX: usize = 16 << 20;
@@ -16,8 +17,8 @@ const DECOMPRESSED_BYTES_MAX: usize = 16 << 20;
 /// Which offset a record is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OffsetKey {
-    pub group: String,
-    pub topic: String,
+    pub group: Arc<str>,
+    pub topic: Arc<str>,
     pub partition: i32,
 }
 
@@ -28,11 +29,12 @@ pub struct OffsetRecord {
     pub value: Option<Committed>,
 }
 
-/// A record that was read, with its place in the partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReadRecord {
-    pub at: Offset,
-    pub record: OffsetRecord,
+/// As [`OffsetKey`], in the bytes that were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRead<'a> {
+    pub group: &'a str,
+    pub topic: &'a str,
+    pub partition: i32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +53,8 @@ pub enum OffsetRecordError {
 
 const KEY_VERSION: i16 = 1;
 const VALUE_VERSION: i16 = 3;
+/// The only one with an expiry time; it lacks the leader epoch.
+const VALUE_VERSION_EXPIRING: i16 = 1;
 
 impl OffsetKey {
     pub fn encode(&self) -> Vec<u8> {
@@ -61,25 +65,29 @@ impl OffsetKey {
         bytes.extend(self.partition.to_be_bytes());
         bytes
     }
-
-    /// `None` for keys of other kinds of records (Kafka keeps group metadata in the same topic).
-    pub fn decode(bytes: &[u8]) -> Result<Option<OffsetKey>, OffsetRecordError> {
-        let mut reader = Reader::new(bytes);
-        if reader.int16()? > KEY_VERSION {
-            return Ok(None);
-        }
-        Ok(Some(OffsetKey { group: reader.text()?, topic: reader.text()?, partition: reader.int32()? }))
-    }
 }
 
-/// Value version 3: offset, leader epoch, metadata, commit time.
+/// `None` for keys of other kinds of records (Kafka keeps group metadata in the same topic).
+pub fn decode_key(bytes: &[u8]) -> Result<Option<KeyRead<'_>>, OffsetRecordError> {
+    let mut reader = Reader::new(bytes);
+    if reader.int16()? > KEY_VERSION {
+        return Ok(None);
+    }
+    Ok(Some(KeyRead { group: reader.text()?, topic: reader.text()?, partition: reader.int32()? }))
+}
+
+/// Version 3: offset, leader epoch, metadata, commit time. Version 1: offset, metadata, commit time, expiry time.
 pub fn encode_value(committed: &Committed) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(2 + 8 + 4 + 2 + committed.metadata.len() + 8);
-    bytes.extend(VALUE_VERSION.to_be_bytes());
+    let version = if committed.expire_ms.is_some() { VALUE_VERSION_EXPIRING } else { VALUE_VERSION };
+    bytes.extend(version.to_be_bytes());
     bytes.extend(committed.offset.to_be_bytes());
-    bytes.extend(committed.leader_epoch.to_be_bytes());
+    if version == VALUE_VERSION {
+        bytes.extend(committed.leader_epoch.to_be_bytes());
+    }
     put_text(&mut bytes, &committed.metadata);
     bytes.extend(committed.commit_ms.to_be_bytes());
+    bytes.extend(committed.expire_ms.iter().flat_map(|at| at.to_be_bytes()));
     bytes
 }
 
@@ -92,9 +100,12 @@ pub fn decode_value(bytes: &[u8]) -> Result<Committed, OffsetRecordError> {
     let offset = reader.int64()?;
     let leader_epoch = if version >= 3 { reader.int32()? } else { -1 };
     let metadata = if version >= 4 { reader.compact_text()? } else { reader.text()? };
-    // Version 1 has an expiry time after it, version 4 tagged fields: neither matters here.
+    // Version 4 has tagged fields after it, which do not matter here.
     let commit_ms = reader.int64()?;
-    Ok(Committed { offset, leader_epoch, metadata, commit_ms })
+    // −1, as Kafka's default, is none.
+    let expire_ms = if version == VALUE_VERSION_EXPIRING { Some(reader.int64()?).filter(|at| *at >= 0) } else { None };
+    let metadata = if metadata.is_empty() { Arc::default() } else { metadata.into() };
+    Ok(Committed { offset, leader_epoch, metadata, commit_ms, expire_ms })
 }
 
 /// Batches ready to append: each of about `batch_bytes_max` at most, and at least one.
@@ -123,14 +134,14 @@ pub fn encode_batches(
     Ok(ValidBatches::from_broker(Bytes::from(all))?)
 }
 
-/// What one read chunk holds, and the offset after its last batch. Records of other kinds and control batches are
-/// passed over; a record, or the records of a batch, that cannot be read are told to `skipped` and passed over too, as
-/// they would be on every node.
-pub fn decode_chunk(
-    chunk: &Bytes,
+/// Visits what one read chunk holds, and gives the offset after its last batch. Records of other kinds and control
+/// batches are passed over; a record, or the records of a batch, that cannot be read are told to `skipped` and passed
+/// over too, as they would be on every node.
+pub fn visit_chunk(
+    chunk: &[u8],
     mut skipped: impl FnMut(Offset, OffsetRecordError),
-) -> Result<(Vec<ReadRecord>, Option<Offset>), OffsetRecordError> {
-    let mut found = Vec::new();
+    mut visit: impl FnMut(Offset, KeyRead<'_>, Option<Committed>),
+) -> Result<Option<Offset>, OffsetRecordError> {
     let mut next = None;
     for at in batches(chunk) {
         let BatchAt { header, position, size } = at?;
@@ -139,32 +150,42 @@ pub fn decode_chunk(
             continue;
         }
         // Not an error: it would be met again at every try to load the partition, on every node.
-        let read = match read_batch(&chunk[position..position + size]) {
-            Ok(read) => read,
+        let records = match open_whole(&chunk[position..position + size]) {
+            Ok(records) => records,
             Err(error) => {
                 skipped(header.base_offset, error.into());
                 continue;
             }
         };
-        for (at, key, value) in read {
-            match decode_pair(key.as_deref(), value.as_deref()) {
-                Ok(Some(record)) => found.push(ReadRecord { at, record }),
+        for record in records.iter().flatten() {
+            match decode_pair(record.key, record.value) {
+                Ok(Some((key, value))) => visit(record.offset, key, value),
                 Ok(None) => {}
-                Err(error) => skipped(at, error),
+                Err(error) => skipped(record.offset, error),
             }
         }
     }
-    Ok((found, next))
+    Ok(next)
 }
 
-fn decode_pair(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Option<OffsetRecord>, OffsetRecordError> {
+type PairRead<'a> = (KeyRead<'a>, Option<Committed>);
+
+fn decode_pair<'a>(key: Option<&'a [u8]>, value: Option<&[u8]>) -> Result<Option<PairRead<'a>>, OffsetRecordError> {
     let Some(key) = key else { return Ok(None) };
-    let Some(key) = OffsetKey::decode(key)? else { return Ok(None) };
-    Ok(Some(OffsetRecord { key, value: value.map(decode_value).transpose()? }))
+    let Some(key) = decode_key(key)? else { return Ok(None) };
+    Ok(Some((key, value.map(decode_value).transpose()?)))
+}
+
+/// Only if every record of it can be read.
+fn open_whole(batch: &[u8]) -> Result<Records<'_>, RecordError> {
+    let records = Records::open(batch, DECOMPRESSED_BYTES_MAX)?;
+    match records.iter().find_map(Result::err) {
+        None => Ok(records),
+        Some(error) => Err(error),
+    }
 }
 
 type Pair = (Vec<u8>, Option<Vec<u8>>);
-type Read = (Offset, Option<Bytes>, Option<Bytes>);
 
 fn build_batch(pairs: &[Pair], now_ms: i64) -> Result<Bytes, RecordError> {
     let mut batch = BatchBuilder::new();
@@ -172,16 +193,6 @@ fn build_batch(pairs: &[Pair], now_ms: i64) -> Result<Bytes, RecordError> {
         batch.append(now_ms, Some(key), value.as_deref(), &[]);
     }
     batch.build()
-}
-
-fn read_batch(batch: &[u8]) -> Result<Vec<Read>, RecordError> {
-    let records = Records::open(batch, DECOMPRESSED_BYTES_MAX)?;
-    records
-        .iter()
-        .map(|record| {
-            record.map(|r| (r.offset, r.key.map(Bytes::copy_from_slice), r.value.map(Bytes::copy_from_slice)))
-        })
-        .collect()
 }
 
 fn put_text(bytes: &mut Vec<u8>, text: &str) {
@@ -235,13 +246,13 @@ impl<'a> Reader<'a> {
         Ok(i64::from_be_bytes(self.array()?))
     }
 
-    fn text(&mut self) -> Result<String, OffsetRecordError> {
+    fn text(&mut self) -> Result<&'a str, OffsetRecordError> {
         let length = usize::try_from(self.int16()?).map_err(|_| OffsetRecordError::NegativeLength)?;
         self.utf8(length)
     }
 
     /// A length of one more than there is, as an unsigned varint.
-    fn compact_text(&mut self) -> Result<String, OffsetRecordError> {
+    fn compact_text(&mut self) -> Result<&'a str, OffsetRecordError> {
         let mut length = 0u32;
         for shift in [0, 7, 14, 21, 28] {
             let [byte] = self.array()?;
@@ -254,8 +265,8 @@ impl<'a> Reader<'a> {
         Err(OffsetRecordError::NegativeLength)
     }
 
-    fn utf8(&mut self, length: usize) -> Result<String, OffsetRecordError> {
-        String::from_utf8(self.take(length)?.to_vec()).map_err(|_| OffsetRecordError::NotText)
+    fn utf8(&mut self, length: usize) -> Result<&'a str, OffsetRecordError> {
+        std::str::from_utf8(self.take(length)?).map_err(|_| OffsetRecordError::NotText)
     }
 }
 
@@ -269,7 +280,7 @@ mod tests {
     }
 
     fn committed() -> Committed {
-        Committed { offset: 258, leader_epoch: 5, metadata: "m".into(), commit_ms: 0x0102_0304_0506 }
+        Committed { offset: 258, leader_epoch: 5, metadata: "m".into(), commit_ms: 0x0102_0304_0506, expire_ms: None }
     }
 
     #[test]
@@ -289,8 +300,14 @@ mod tests {
     fn values_of_other_versions_are_read() {
         let without_epoch = Committed { leader_epoch: -1, ..committed() };
         let v1 = b"\x00\x01\x00\x00\x00\x00\x00\x00\x01\x02\x00\x01m\x00\x00\x01\x02\x03\x04\x05\x06\
-            \x7f\xff\xff\xff\xff\xff\xff\xff";
-        assert_eq!(decode_value(v1), Ok(without_epoch.clone()));
+            \x00\x00\x00\x00\x00\x00\x00\x07";
+        let expiring = Committed { expire_ms: Some(7), ..without_epoch.clone() };
+        assert_eq!(decode_value(v1), Ok(expiring.clone()));
+        assert_eq!(
+            encode_value(&Committed { leader_epoch: 5, ..expiring }),
+            v1,
+            "the only version with a place for it"
+        );
         let v2 = b"\x00\x02\x00\x00\x00\x00\x00\x00\x01\x02\x00\x01m\x00\x00\x01\x02\x03\x04\x05\x06";
         assert_eq!(decode_value(v2), Ok(without_epoch));
         let v4 = b"\x00\x04\x00\x00\x00\x00\x00\x00\x01\x02\x00\x00\x00\x05\x02m\x00\x00\x01\x02\x03\x04\x05\x06\x00";
@@ -300,7 +317,7 @@ mod tests {
 
     #[test]
     fn group_metadata_of_kafka_is_passed_over() {
-        assert_eq!(OffsetKey::decode(b"\x00\x02\x00\x02g1"), Ok(None));
+        assert_eq!(decode_key(b"\x00\x02\x00\x02g1"), Ok(None));
         assert_eq!(decode_pair(None, Some(b"x")), Ok(None));
     }
 
@@ -318,15 +335,17 @@ mod tests {
         mislabelled[22] |= 3;
         let chunk = Bytes::from([batch(0), malformed, mislabelled, batch(3)].concat());
         let mut skipped = Vec::new();
-        let (found, next) = decode_chunk(&chunk, |at, _| skipped.push(at.0)).unwrap();
-        assert_eq!(found.iter().map(|read| read.at.0).collect::<Vec<_>>(), [0, 3]);
+        let mut found = Vec::new();
+        let next = visit_chunk(&chunk, |at, _| skipped.push(at.0), |at, _, _| found.push(at.0)).unwrap();
+        assert_eq!(found, [0, 3]);
         assert_eq!((skipped, next), (vec![1, 2], Some(Offset(4))));
     }
 
     #[test]
     fn a_missing_value_is_a_tombstone() {
-        let read = decode_pair(Some(&key().encode()), None).expect("readable").expect("an offset");
-        assert_eq!(read, OffsetRecord { key: key(), value: None });
+        let bytes = key().encode();
+        let (read, value) = decode_pair(Some(&bytes), None).expect("readable").expect("an offset");
+        assert_eq!((read, value), (KeyRead { group: "g1", topic: "orders", partition: 7 }, None));
     }
 
     proptest! {
@@ -334,18 +353,20 @@ mod tests {
         fn keys_and_values_round_trip(
             group in ".{0,40}", topic in "[a-z.]{1,40}", partition: i32,
             offset: i64, leader_epoch: i32, metadata in ".{0,200}", commit_ms: i64,
+            expire_ms in proptest::option::of(0..i64::MAX),
         ) {
-            let key = OffsetKey { group, topic, partition };
-            prop_assert_eq!(OffsetKey::decode(&key.encode()), Ok(Some(key)));
-            let value = Committed { offset, leader_epoch, metadata, commit_ms };
+            let bytes = OffsetKey { group: group.as_str().into(), topic: topic.as_str().into(), partition }.encode();
+            prop_assert_eq!(decode_key(&bytes), Ok(Some(KeyRead { group: &group, topic: &topic, partition })));
+            let leader_epoch = if expire_ms.is_some() { -1 } else { leader_epoch };
+            let value = Committed { offset, leader_epoch, metadata: metadata.into(), commit_ms, expire_ms };
             prop_assert_eq!(decode_value(&encode_value(&value)), Ok(value));
         }
 
         #[test]
         fn any_bytes_are_an_answer_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = OffsetKey::decode(&bytes);
+            let _ = decode_key(&bytes);
             let _ = decode_value(&bytes);
-            let _ = decode_chunk(&Bytes::from(bytes), |_, _| {});
+            let _ = visit_chunk(&bytes, |_, _| {}, |_, _, _| {});
         }
     }
 }

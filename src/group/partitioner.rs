@@ -1,5 +1,16 @@
 //! Which offsets partition coordinates a group: Kafka's rule, so that its tools find the group's records.
 
+use super::topic::OFFSETS_TOPIC;
+use crate::ids::{BrokerId, TopicPartition};
+use crate::metadata::image::Image;
+
+/// The broker that coordinates a group; `None` while there is none.
+pub fn coordinator_of(group: &str, image: &Image) -> Option<BrokerId> {
+    let topic = image.topic_by_name(OFFSETS_TOPIC)?;
+    let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+    image.partition(TopicPartition::new(topic.id, partition_for(group, count.max(1))))?.leader
+}
+
 /// Java's `String.hashCode`: over UTF-16 units, wrapping.
 pub fn java_hash(text: &str) -> i32 {
     text.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))

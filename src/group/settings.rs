@@ -49,6 +49,21 @@ pub const COMMITS_IN_FLIGHT_MAX: usize = 8;
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Bytes per read while a partition is loaded.
 pub const LOAD_BYTES_MAX: usize = 1024 * 1024;
+/// Partitions being read at a time; the others wait their turn.
+pub const LOADS_AT_ONCE: usize = 2;
+
+/// Committed offsets whose lag is measured, and records whose times are looked up for it, each time.
+pub const LAG_POSITIONS_MAX: usize = 200_000;
+pub const LAG_TIMES_MAX: usize = 2_000;
+/// Below this many records a partition is quickly loaded, however few of them are live.
+pub const REWRITE_RECORDS_MIN: usize = 500_000;
+/// So many records for each live offset are too many.
+pub const REWRITE_FACTOR: usize = 4;
+/// Offsets written anew at a time.
+pub const REWRITE_AT_ONCE_MAX: usize = 2_000;
+/// Offsets that one look for expired ones buries at most, of all groups and of one; the rest is for the next.
+pub const EXPIRED_PER_PASS_MAX: usize = 50_000;
+pub const EXPIRED_PER_GROUP_MAX: usize = 5_000;
 
 /// What the state machine needs to know of the configuration. Times in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +120,10 @@ pub struct Settings {
     pub commit_timeout: Duration,
     /// How long an assignment waits for Raft.
     pub assignment_timeout: Duration,
+    /// How long offsets are kept that nobody uses.
+    pub offsets_retention_ms: i64,
+    /// How often such are looked for.
+    pub expiry_interval_ms: i64,
     pub topic_partitions: i32,
     pub topic_replication_factor: i16,
     pub topic_segment_bytes: i64,
@@ -127,6 +146,8 @@ impl Settings {
             metadata_bytes_max: count("offset.metadata.max.bytes").min(i16::MAX.unsigned_abs().into()),
             commit_timeout: Duration::from_millis(milliseconds("offsets.commit.timeout.ms")),
             assignment_timeout: Duration::from_millis(milliseconds("offsets.commit.timeout.ms")),
+            offsets_retention_ms: config.int("offsets.retention.minutes").saturating_mul(60_000),
+            expiry_interval_ms: config.int("offsets.retention.check.interval.ms"),
             topic_partitions: i32::try_from(config.int("offsets.topic.num.partitions")).unwrap_or(50).max(1),
             topic_replication_factor: i16::try_from(config.int("offsets.topic.replication.factor")).unwrap_or(3).max(1),
             topic_segment_bytes: config.int("offsets.topic.segment.bytes"),
@@ -166,6 +187,8 @@ impl Settings {
             metadata_bytes_max: 4_096,
             commit_timeout: Duration::from_secs(5),
             assignment_timeout: Duration::from_secs(5),
+            offsets_retention_ms: 7 * 24 * 3_600_000,
+            expiry_interval_ms: 600_000,
             topic_partitions: 50,
             topic_replication_factor: 3,
             topic_segment_bytes: 104_857_600,

@@ -6,6 +6,7 @@ use super::coordinator::GroupError;
 use super::counts::Counts;
 use super::log::OffsetsLog;
 use super::machine::{Effect, Millis};
+use super::names::Names;
 use super::offset_records::OffsetRecord;
 use super::partitioner::partition_for;
 use super::settings::Settings;
@@ -51,6 +52,8 @@ pub struct Shell {
     /// By partition number. Bound: the partitions of the offsets topic.
     slots: RwLock<BTreeMap<i32, Arc<Slot>>>,
     pub timers: Arc<Timers>,
+    /// Of groups and topics with offsets.
+    pub names: Arc<Names>,
     /// What all groups take; see [`GROUPS_BYTES_MAX`](super::settings::GROUPS_BYTES_MAX).
     pub held: Held,
     pub counts: Counts,
@@ -77,6 +80,7 @@ impl Shell {
             runtime: Handle::current(),
             slots: RwLock::default(),
             timers: Timers::new(),
+            names: Arc::default(),
             held: Held::default(),
             counts: Counts::default(),
             commits,
@@ -223,7 +227,7 @@ impl Shell {
             return Ok(receiver);
         }
         let written = slot.log.append(&records, clock::wall_ms())?;
-        entry.offsets.begin(&records);
+        entry.offsets.begin(written.first, &records);
         let (slot, cell) = (slot.clone(), cell.clone());
         // A task of its own: the client may go away, the offset stays.
         self.runtime.spawn(async move {
@@ -235,7 +239,7 @@ impl Shell {
             let mut entry = cell.lock();
             match &outcome {
                 Ok(()) => entry.offsets.finish(written.first, records),
-                Err(_) => entry.offsets.cancel(&records),
+                Err(_) => entry.offsets.cancel(written.first, &records),
             }
             drop(entry);
             let _gone = sender.send(outcome);
@@ -286,7 +290,7 @@ impl Shell {
             if slot.is_gone() {
                 return;
             }
-            match slot.log.clone().load(slot.epoch).await {
+            match slot.log.clone().load(slot.epoch, self.names.clone()).await {
                 Ok(offsets) => break offsets,
                 Err(error) => {
                     tracing::debug!(partition = slot.id.partition, %error, "an offsets partition is not loaded yet");

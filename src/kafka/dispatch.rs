@@ -113,6 +113,7 @@ pub fn start(context: &RequestContext, header: &Header, body: Bytes, again: bool
         ALTER_PARTITION_REASSIGNMENTS => later!(AlterPartitionReassignmentsRequest, reassignments::alter),
         LIST_PARTITION_REASSIGNMENTS => later!(ListPartitionReassignmentsRequest, reassignments::list),
         INCREMENTAL_ALTER_CONFIGS => later!(IncrementalAlterConfigsRequest, configs_alter::alter),
+        OFFSET_DELETE => later!(OffsetDeleteRequest, offset_delete::delete),
         DESCRIBE_QUORUM => later!(DescribeQuorumRequest, quorum::describe),
         DESCRIBE_CLUSTER => later!(DescribeClusterRequest, cluster::describe),
         UNREGISTER_BROKER => later!(UnregisterBrokerRequest, cluster::unregister),

@@ -95,6 +95,7 @@ pub fn group(error: &GroupError) -> i16 {
         GroupError::UnsupportedAssignor => Code::UnsupportedAssignor,
         GroupError::StaleMemberEpoch => Code::StaleMemberEpoch,
         GroupError::InvalidRegex => Code::InvalidRegularExpression,
+        GroupError::SubscribedToTopic => Code::GroupSubscribedToTopic,
     };
     code.code()
 }

@@ -43,6 +43,7 @@ pub const ELECT_LEADERS: i16 = 43;
 pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
 pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
 pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
+pub const OFFSET_DELETE: i16 = 47;
 pub const DESCRIBE_QUORUM: i16 = 55;
 pub const DESCRIBE_CLUSTER: i16 = 60;
 pub const UNREGISTER_BROKER: i16 = 64;
@@ -87,6 +88,7 @@ pub const TABLE: &[Api] = &[
     client(INCREMENTAL_ALTER_CONFIGS, 0, 1),
     client(ALTER_PARTITION_REASSIGNMENTS, 0, 1),
     client(LIST_PARTITION_REASSIGNMENTS, 0, 0),
+    client(OFFSET_DELETE, 0, 0),
     client(DESCRIBE_QUORUM, 0, 2),
     client(DESCRIBE_CLUSTER, 0, 2),
     client(UNREGISTER_BROKER, 0, 0),

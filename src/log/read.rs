@@ -90,6 +90,25 @@ impl LogReader {
         self.undisturbed(|view, log_end| find_time(view, timestamp_ms, upper.min(log_end)))
     }
 
+    /// When the first record at or after `from` and below `upper` was written, by its batch: exact for the first record
+    /// of a batch and under LogAppendTime; for others the time of the first, which is no later. Reads headers only.
+    pub fn time_at(&self, from: Offset, upper: Offset) -> Result<Option<i64>, ReadError> {
+        self.undisturbed(|view, log_end| {
+            let (from, upper) = (from.max(view.log_start), upper.min(log_end));
+            if from >= upper {
+                return Ok(None);
+            }
+            for segment in segments_from(view, from) {
+                if let Some(step) = segment.locate(from)? {
+                    let header = step.header;
+                    let is_append_time = header.timestamp_type() == TimestampType::LogAppendTime;
+                    return Ok(Some(if is_append_time { header.max_timestamp_ms } else { header.base_timestamp_ms }));
+                }
+            }
+            Ok(None)
+        })
+    }
+
     /// The record with the largest timestamp below `upper` (ListOffsets −3).
     pub fn max_timestamp(&self, upper: Offset) -> Result<Option<(Offset, i64)>, ReadError> {
         self.undisturbed(|view, log_end| find_newest(view, upper.min(log_end)))

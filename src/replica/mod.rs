@@ -35,7 +35,7 @@ mod refusals;
 mod role;
 mod synced;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod throttle;
 mod truncation;
 mod upkeep;

@@ -379,6 +379,17 @@ impl Partition {
         }
     }
 
+    /// Of a leader: when the first record at or after `offset` that consumers may read was written, at its batch's
+    /// precision; `None` if there is none. May read a header from disk.
+    pub fn time_at(&self, offset: Offset) -> Result<Option<i64>, PartitionError> {
+        let (reader, upper) = {
+            let guard = self.state.lock();
+            let (log, _) = leading(&guard, LeaderEpoch::NONE)?;
+            (log.reader(), guard.high_watermark)
+        };
+        reader.time_at(offset, upper).map_err(unreadable)
+    }
+
     /// OffsetForLeaderEpoch: the largest epoch ≤ `epoch` and its end; `None` if unknown.
     pub fn end_of_epoch(
         &self,

@@ -248,3 +248,25 @@ pub(super) async fn answer(wait: Option<HighWatermarkWait>) -> Result<(), Partit
     let wait = wait.expect("it waits").0;
     tokio::time::timeout(Duration::from_secs(10), wait).await.expect("an answer").expect("not dropped")
 }
+
+/// A partition with one replica, led in epoch 0, over a real log.
+pub(crate) struct Alone {
+    pub partition: Arc<Partition>,
+    replica: Replica,
+}
+
+pub(crate) fn alone(durability: Durability) -> Alone {
+    let replica = Replica::new(1, durability);
+    let mut image = image(1, &[1], 0, 0, None);
+    let mut topic = (**image.topics.get(&id().topic).expect("there")).clone();
+    topic.partitions[0].replicas = vec![BrokerId(1)];
+    image.topics.insert(topic.id, Arc::new(topic));
+    replica.show(&image);
+    Alone { partition: replica.partition.clone(), replica }
+}
+
+impl Alone {
+    pub fn log_bytes(&self) -> u64 {
+        self.replica.partition.status().size_bytes
+    }
+}

@@ -3,8 +3,9 @@
 //! Nothing is registered anywhere and nothing is counted for the page's sake: whoever scrapes makes a [`Page`], fills it
 //! from what the house keeps anyway, and renders it. So a node that nobody scrapes pays nothing.
 //!
-//! Names: `highwater_`, what is counted, the unit last; `_total` behind counters. No label names a topic, a partition or
-//! a client: the page is as long on a node with 100,000 replicas as on an empty one.
+//! Names: `highwater_`, what is counted, the unit last; `_total` behind counters. Only the lag of consumer groups has
+//! labels that name groups, topics and partitions, and a bound for its lines; otherwise the page is as long on a node
+//! with 100,000 replicas as on an empty one.
 
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
@@ -24,6 +25,8 @@ pub struct Metric {
     pub unit: &'static str,
     pub help: &'static str,
     pub label: Option<Breakdown>,
+    /// Names of labels whose values are data. Invariant: whoever tells it bounds how many lines there are.
+    pub open: &'static [&'static str],
 }
 
 /// One line a value. Invariant: `values` is all there may be.
@@ -34,16 +37,20 @@ pub struct Breakdown {
 }
 
 const fn gauge(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Gauge, unit, help, label: None }
+    Metric { name, kind: Kind::Gauge, unit, help, label: None, open: &[] }
 }
 
 const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Counter, unit, help, label: None }
+    Metric { name, kind: Kind::Counter, unit, help, label: None, open: &[] }
 }
 
 impl Metric {
     const fn by(self, name: &'static str, values: &'static [&'static str]) -> Metric {
         Metric { label: Some(Breakdown { name, values }), ..self }
+    }
+
+    const fn of(self, open: &'static [&'static str]) -> Metric {
+        Metric { open, ..self }
     }
 }
 
@@ -169,6 +176,40 @@ pub static GROUP_COMMANDS: Metric = counter(
     "commands",
     "Times that states of groups were given to the controller, those of many groups at once.",
 );
+pub static GROUP_LAG_RECORDS: Metric =
+    gauge("highwater_group_lag_records", "records", "Records between the committed offset and the high watermark.")
+        .of(&["group", "topic", "partition"]);
+pub static GROUP_LAG_SECONDS: Metric = gauge(
+    "highwater_group_lag_seconds",
+    "seconds",
+    "Age of the first record after the committed offset, in whole seconds.",
+)
+.of(&["group", "topic", "partition"]);
+pub static GROUP_TOTAL_LAG_RECORDS: Metric =
+    gauge("highwater_group_total_lag_records", "records", "Lag of a group over all its partitions.").of(&["group"]);
+pub static GROUP_MAX_LAG_SECONDS: Metric = gauge(
+    "highwater_group_max_lag_seconds",
+    "seconds",
+    "Lag of the group's partition that is furthest behind in time, in whole seconds.",
+)
+.of(&["group"]);
+pub static GROUP_LAG_UNLISTED_PARTITIONS: Metric = gauge(
+    "highwater_group_lag_unlisted_partitions",
+    "partitions",
+    "Partitions of groups whose lag is measured and not listed, being smaller than all that are.",
+);
+pub static GROUP_LAG_UNLISTED_RECORDS: Metric =
+    gauge("highwater_group_lag_unlisted_records", "records", "Lag of the partitions that are not listed, in all.");
+pub static GROUP_LAG_UNLISTED_GROUPS: Metric = gauge(
+    "highwater_group_lag_unlisted_groups",
+    "groups",
+    "Groups whose total lag is not listed, being smaller than all that are.",
+);
+pub static GROUP_LAG_UNMEASURED_OFFSETS: Metric = gauge(
+    "highwater_group_lag_unmeasured_offsets",
+    "offsets",
+    "Committed offsets whose lag is not measured, being too many.",
+);
 
 // The metadata log on this node.
 
@@ -191,7 +232,7 @@ pub static PROCESS_CPU: Metric =
     counter("highwater_process_cpu_seconds_total", "seconds", "CPU time of the process, in whole seconds.");
 
 /// In the order of `docs/metrics.md`.
-pub static ALL: [&Metric; 34] = [
+pub static ALL: [&Metric; 42] = [
     &PARTITIONS_LED,
     &PARTITIONS_UNDER_REPLICATED,
     &PARTITIONS_UNDER_MIN_ISR,
@@ -219,6 +260,14 @@ pub static ALL: [&Metric; 34] = [
     &GROUP_REBALANCES,
     &GROUP_COMMITS,
     &GROUP_COMMANDS,
+    &GROUP_LAG_RECORDS,
+    &GROUP_LAG_SECONDS,
+    &GROUP_TOTAL_LAG_RECORDS,
+    &GROUP_MAX_LAG_SECONDS,
+    &GROUP_LAG_UNLISTED_PARTITIONS,
+    &GROUP_LAG_UNLISTED_RECORDS,
+    &GROUP_LAG_UNLISTED_GROUPS,
+    &GROUP_LAG_UNMEASURED_OFFSETS,
     &CONTROLLER_ACTIVE,
     &RAFT_TERM,
     &RAFT_LOG_INDEX,
@@ -255,6 +304,18 @@ impl Page {
             metric.name
         );
         let labels = vec![Label::from_static_parts(label.name, value_of_label)];
+        self.put(metric, Key::from_parts(metric.name, labels), value);
+    }
+
+    /// With a value for each of the metric's open labels, in their order.
+    pub fn set_open<const N: usize>(&self, metric: &'static Metric, values: [&str; N], value: u64) {
+        assert_eq!(metric.open.len(), N, "a value for each label of {}", metric.name);
+        let labels = metric
+            .open
+            .iter()
+            .zip(values)
+            .map(|(name, value)| Label::new(*name, value.to_string()))
+            .collect::<Vec<_>>();
         self.put(metric, Key::from_parts(metric.name, labels), value);
     }
 
@@ -317,9 +378,11 @@ mod tests {
             rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect();
         assert_eq!(documented.len(), ALL.len());
         for (row, metric) in documented.iter().zip(ALL) {
-            let name = match &metric.label {
-                Some(label) => format!("`{}{{{}}}`", metric.name, label.name),
-                None => format!("`{}`", metric.name),
+            let labels: Vec<&str> =
+                metric.label.iter().map(|label| label.name).chain(metric.open.iter().copied()).collect();
+            let name = match labels.is_empty() {
+                false => format!("`{}{{{}}}`", metric.name, labels.join(",")),
+                true => format!("`{}`", metric.name),
             };
             let kind = if metric.kind == Kind::Counter { "counter" } else { "gauge" };
             assert_eq!(row[..3], [name.as_str(), kind, metric.unit]);

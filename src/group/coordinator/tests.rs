@@ -1,6 +1,9 @@
 //! The coordinator with a log and a controller in memory: what is told when.
 
+use super::super::expirer::Pass;
 use super::super::log::{LoadedOffsets, OffsetsLog, Written};
+use super::super::names::Names;
+use super::super::subscription::testing::subscription;
 use super::*;
 use crate::ids::*;
 use crate::metadata::command::{Answer, Command, GroupChange, MetadataError};
@@ -9,6 +12,7 @@ use crate::metadata::image::Image;
 use crate::metadata::image::groups::Group;
 use crate::metadata::image::topics::{Partition, Topic};
 use crate::metadata::intent::{Intent, IntentAnswer, IntentError, SubmitError, SubmitFuture};
+use crate::platform::clock;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -110,11 +114,16 @@ impl ControllerChannel for Cluster {
 pub(super) struct FakeLog {
     records: Mutex<Vec<OffsetRecord>>,
     high_watermark: watch::Sender<usize>,
+    start: Mutex<i64>,
 }
 
 impl FakeLog {
     fn new() -> Arc<FakeLog> {
-        Arc::new(FakeLog { records: Mutex::default(), high_watermark: watch::Sender::new(usize::MAX) })
+        Arc::new(FakeLog {
+            records: Mutex::default(),
+            high_watermark: watch::Sender::new(usize::MAX),
+            start: Mutex::default(),
+        })
     }
 }
 
@@ -132,10 +141,21 @@ impl OffsetsLog for FakeLog {
         Ok(Written { first: Offset(first.try_into().expect("small")), replicated: replicated.boxed() })
     }
 
-    fn load(self: Arc<Self>, _: LeaderEpoch) -> BoxFuture<'static, Result<LoadedOffsets, GroupError>> {
+    fn range(&self) -> (Offset, Offset) {
+        let end = self.records.lock().len();
+        (Offset(*self.start.lock()), Offset(end.try_into().expect("small")))
+    }
+
+    fn cut(&self, before: Offset) -> Result<(), GroupError> {
+        *self.start.lock() = before.0;
+        Ok(())
+    }
+
+    fn load(self: Arc<Self>, _: LeaderEpoch, _: Arc<Names>) -> BoxFuture<'static, Result<LoadedOffsets, GroupError>> {
         let mut loaded = LoadedOffsets::new();
-        for (at, record) in (0..).zip(self.records.lock().iter().cloned()) {
-            let offsets = loaded.entry(record.key.group).or_default();
+        let start = *self.start.lock();
+        for (at, record) in (0..).zip(self.records.lock().iter().cloned()).skip_while(|(at, _)| *at < start) {
+            let offsets = loaded.entry(record.key.group.to_string()).or_default();
             offsets.apply(Offset(at), &record.key.topic, record.key.partition, record.value);
         }
         async move { Ok(loaded) }.boxed()
@@ -158,7 +178,7 @@ impl Stage {
         let source = cluster.clone();
         let image = Box::new(move || source.image.lock().clone());
         let shell = Shell::start(ME, settings, image, cluster.clone());
-        let stage = Stage { cluster, log: FakeLog::new(), groups: Coordinator { shell } };
+        let stage = Stage { cluster, log: FakeLog::new(), groups: Coordinator { shell, lag: LagWatch::default() } };
         assert_eq!(stage.groups.heartbeat("g", "m", None, 1), Err(GroupError::Loading), "not led yet");
         stage.lead(LeaderEpoch(5)).await;
         stage
@@ -216,7 +236,7 @@ pub(super) fn leaver(member: &str) -> Leaver {
 }
 
 pub(super) fn commit(member: &str, generation: i32, offset: i64) -> OffsetCommit {
-    let committed = Committed { offset, leader_epoch: -1, metadata: String::new(), commit_ms: 1 };
+    let committed = Committed { offset, leader_epoch: -1, commit_ms: 1, ..Committed::default() };
     OffsetCommit {
         group: "g".into(),
         member: member.into(),
@@ -397,4 +417,98 @@ fn a_fresh_member_id_has_a_bounded_part_of_its_clients_name() {
     // Characters of three bytes: 255 is between two of them, and with one byte before them the last whole one ends at 253.
     assert_eq!(fresh_member_id(&"\u{20ac}".repeat(1_000)).find('-'), Some(255));
     assert_eq!(fresh_member_id(&format!("x{}", "\u{20ac}".repeat(1_000))).find('-'), Some(253));
+}
+
+#[tokio::test]
+async fn offsets_of_a_topic_that_a_member_reads_are_not_deleted_and_others_are() {
+    let stage = Stage::new().await;
+    let wanted = [("t".to_string(), vec![0]), ("other".to_string(), vec![0, 5])];
+    assert_eq!(stage.groups.delete_offsets("g", &wanted).await, Err(GroupError::GroupNotFound));
+    let subscribing = Join { protocols: vec![("range".into(), subscription(&["t"]).into())], ..join("a", "") };
+    let joined = stage.groups.join(subscribing).await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[(&joined.member, "all")])).await.expect("synced");
+    stage.commit(&joined.member, 1, 42).await.expect("committed");
+    let mut other = commit(&joined.member, 1, 7);
+    other.offsets[0].topic = "other".into();
+    stage.groups.commit_offsets(other).await.expect("committed");
+    let deleted = stage.groups.delete_offsets("g", &wanted).await.expect("the group is there");
+    assert_eq!(deleted[0].1, [(0, Err(GroupError::SubscribedToTopic))]);
+    assert_eq!(deleted[1].1, [(0, Ok(())), (5, Ok(()))], "one was never committed");
+    assert_eq!(stage.fetched(false), Ok(Some(42)));
+    let all = stage.groups.fetch_offsets("g", None, false).expect("there");
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(stage.log.records.lock().len(), 3, "a tombstone only for what there was");
+
+    stage.groups.leave("g", &[leaver(&joined.member)]).expect("there");
+    stage.groups.delete_offsets("g", &wanted).await.expect("the group is there still");
+    assert_eq!(stage.fetched(false), Ok(None));
+}
+
+#[tokio::test]
+async fn other_protocols_than_the_consumers_keep_their_offsets_while_they_have_members() {
+    let stage = Stage::new().await;
+    let connect = Join { protocol_type: "connect".into(), ..join("a", "") };
+    stage.groups.join(connect).await.expect("joined");
+    let wanted = [("t".to_string(), vec![0])];
+    assert_eq!(stage.groups.delete_offsets("g", &wanted).await, Err(GroupError::NonEmptyGroup));
+}
+
+#[tokio::test]
+async fn expired_offsets_go_and_then_the_group() {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let stage = Stage::new().await;
+    let shell = stage.groups.shell.clone();
+    let joined = stage.join("a", "").await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[])).await.expect("synced");
+    stage.commit(&joined.member, 1, 42).await.expect("committed");
+    let mut expirer = Expirer::default();
+    assert_eq!(expirer.pass(&shell, 100 * DAY_MS), Pass::Whole);
+    assert_eq!(stage.fetched(true), Ok(Some(42)), "it has a member");
+    stage.groups.leave("g", &[leaver(&joined.member)]).expect("there");
+    until(|| stage.cluster.stored("g").is_some_and(|state| state.members.is_empty())).await;
+
+    let emptied_ms = clock::wall_ms();
+    expirer.pass(&shell, emptied_ms);
+    expirer.pass(&shell, emptied_ms + 7 * DAY_MS - 60_000);
+    assert_eq!(stage.fetched(true), Ok(Some(42)));
+    let late_ms = emptied_ms + 7 * DAY_MS + 60_000;
+    expirer.pass(&shell, late_ms);
+    until(|| stage.fetched(true) == Ok(None)).await;
+    expirer.pass(&shell, late_ms + 1);
+    until(|| stage.cluster.stored("g").is_none() && stage.groups.list().groups.is_empty()).await;
+
+    // One that never had members goes the same way.
+    stage.commit("", -1, 7).await.expect("committed");
+    let later_ms = clock::wall_ms() + 8 * DAY_MS;
+    expirer.pass(&shell, later_ms);
+    until(|| stage.fetched(true) == Ok(None)).await;
+    expirer.pass(&shell, later_ms + 1);
+    expirer.pass(&shell, later_ms + 600_001);
+    until(|| stage.groups.list().groups.is_empty()).await;
+}
+
+#[tokio::test]
+async fn offsets_survive_being_written_anew_also_those_that_are_committed_meanwhile() {
+    let stage = Stage::new().await;
+    let slot = stage.groups.shell.slot("g").expect("led");
+    for offset in 0..100 {
+        stage.commit("", -1, offset).await.expect("committed");
+    }
+    stage.log.high_watermark.send_replace(100);
+    let groups = stage.groups.clone();
+    let waiting = tokio::spawn(async move { groups.commit_offsets(commit("", -1, 500)).await });
+    until(|| stage.log.records.lock().len() == 101).await;
+    let shell = stage.groups.shell.clone();
+    let rewriting = tokio::spawn({
+        let slot = slot.clone();
+        async move { rewrite::rewrite(&shell, &slot).await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(stage.log.records.lock().len(), 101, "nothing goes above a commit that is on its way");
+    stage.log.high_watermark.send_replace(usize::MAX);
+    waiting.await.expect("no panic").expect("committed");
+    assert_eq!(rewriting.await.expect("no panic"), Ok(Offset(101)));
+    assert_eq!(slot.log.range(), (Offset(101), Offset(102)), "one offset is live");
+    stage.lead(LeaderEpoch(6)).await;
+    assert_eq!(stage.fetched(true), Ok(Some(500)));
 }

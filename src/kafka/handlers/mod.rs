@@ -17,6 +17,7 @@ pub mod find_coordinator;
 pub mod init_producer_id;
 pub mod list_offsets;
 pub mod metadata;
+pub mod offset_delete;
 pub mod offset_requests;
 pub mod offsets;
 pub mod produce;

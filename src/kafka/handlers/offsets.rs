@@ -26,6 +26,7 @@ pub async fn commit(context: &RequestContext, request: OffsetCommitRequest) -> O
     let groups = &context.services.groups;
     let bytes_max = groups.offset_metadata_bytes_max();
     let now_ms = clock::wall_ms();
+    let expire_ms = expiry(context.version, request.retention_time_ms, now_ms);
     let mut commit = OffsetCommit {
         group: request.group_id.to_string(),
         member: request.member_id.to_string(),
@@ -46,8 +47,9 @@ pub async fn commit(context: &RequestContext, request: OffsetCommitRequest) -> O
                 let committed = Committed {
                     offset: wanted.committed_offset,
                     leader_epoch: wanted.committed_leader_epoch,
-                    metadata,
+                    metadata: metadata.into(),
                     commit_ms: now_ms,
+                    expire_ms,
                 };
                 commit.offsets.push(OffsetWrite { topic, partition: wanted.partition_index, committed });
             }
@@ -56,6 +58,11 @@ pub async fn commit(context: &RequestContext, request: OffsetCommitRequest) -> O
     }
     let outcome = groups.commit_offsets(commit).await;
     commit_response(context.version, answered, &outcome)
+}
+
+/// Versions 2 to 4 may say how long an offset is kept, from now on; −1 leaves it to the broker (KIP-211).
+fn expiry(version: i16, retention_ms: i64, now_ms: i64) -> Option<i64> {
+    ((2..=4).contains(&version) && retention_ms != -1).then(|| now_ms.saturating_add(retention_ms.max(0)))
 }
 
 struct CommittedTopic {
@@ -188,7 +195,9 @@ fn found_topics(image: &Image, version: i16, found: FetchedOffsets) -> Vec<Fetch
 /// What a partition's row says: offset, leader epoch, metadata, error.
 fn row(outcome: Result<Option<Committed>, GroupError>) -> (i64, i32, StrBytes, i16) {
     match outcome {
-        Ok(Some(committed)) => (committed.offset, committed.leader_epoch, StrBytes::from_string(committed.metadata), 0),
+        Ok(Some(committed)) => {
+            (committed.offset, committed.leader_epoch, StrBytes::from_string(committed.metadata.to_string()), 0)
+        }
         Ok(None) => (-1, -1, StrBytes::default(), 0),
         Err(error) => (-1, -1, StrBytes::default(), errors::group(&error)),
     }
@@ -257,6 +266,15 @@ mod tests {
     }
 
     #[test]
+    fn only_versions_2_to_4_say_how_long_an_offset_is_kept() {
+        assert_eq!([2, 3, 4].map(|version| expiry(version, 5_000, 1_000)), [Some(6_000); 3]);
+        assert_eq!([5, 10].map(|version| expiry(version, 5_000, 1_000)), [None; 2]);
+        assert_eq!(expiry(2, -1, 1_000), None, "the broker's retention counts");
+        assert_eq!(expiry(2, i64::MIN, 1_000), Some(1_000));
+        assert_eq!(expiry(2, i64::MAX, 1_000), Some(i64::MAX));
+    }
+
+    #[test]
     fn commit_responses_encode_in_every_version() {
         for version in 2..=10 {
             let topics = || {
@@ -274,7 +292,7 @@ mod tests {
     }
 
     fn fetched() -> Vec<FetchedTopic> {
-        let committed = Committed { offset: 5, leader_epoch: 3, metadata: "m".into(), commit_ms: 1 };
+        let committed = Committed { offset: 5, leader_epoch: 3, metadata: "m".into(), commit_ms: 1, expire_ms: None };
         let partitions = vec![(0, Ok(Some(committed))), (1, Ok(None)), (2, Err(GroupError::UnstableOffset))];
         vec![FetchedTopic { name: name(), id: Uuid::from_u128(7), partitions }]
     }

@@ -1,0 +1,77 @@
+//! What a group is to its offsets: may they be deleted, do they grow old.
+
+use super::cell::Entry;
+use super::subscription::{self, CONSUMER};
+use crate::metadata::group_change::GroupMember;
+use crate::metadata::image::Image;
+use crate::metadata::image::groups::Group;
+use std::collections::BTreeSet;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Deleted, or another broker's by now.
+    Dead,
+    /// Nobody ever joined: its consumers assign partitions to themselves.
+    Standalone,
+    Empty {
+        /// When the last member went, by its coordinator's wall clock; `None` where nobody wrote it down.
+        since_ms: Option<i64>,
+    },
+    Live {
+        /// The members speak the consumer protocol, so it can be told which topics they want.
+        consumers: bool,
+        /// No rebalance is under way.
+        settled: bool,
+        /// `None` where a member's subscription cannot be read.
+        subscribed: Option<BTreeSet<String>>,
+    },
+}
+
+impl Standing {
+    pub fn of(group: &str, entry: &Entry, image: &Image) -> Standing {
+        let machine = &entry.machine;
+        let stored = image.groups.groups.get(group);
+        if machine.is_dead() {
+            return Standing::Dead;
+        }
+        if !machine.is_empty() {
+            let consumers = machine.protocol_type() == CONSUMER;
+            return Standing::Live {
+                consumers,
+                settled: machine.state_name() == "Stable",
+                subscribed: if consumers {
+                    stored.map_or_else(|| Some(BTreeSet::new()), |stored| subscribed(stored))
+                } else {
+                    None
+                },
+            };
+        }
+        if machine.protocol_type().is_empty() {
+            return Standing::Standalone;
+        }
+        let last = stored.and_then(|stored| stored.history.last());
+        Standing::Empty { since_ms: last.filter(|last| last.members == 0).map(|last| last.at_ms) }
+    }
+}
+
+/// All that any member of the committed generation subscribes to, in whatever protocol.
+fn subscribed(group: &Group) -> Option<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for member in group.members.values() {
+        match &**member {
+            GroupMember::Classic(member) => {
+                for (_, blob) in &member.protocols {
+                    all.extend(subscription::topics(&group.blobs.get(blob)?.bytes)?);
+                }
+            }
+            // What a pattern matches is not written down.
+            GroupMember::Consumer(member)
+                if member.subscribed_regex.as_ref().is_some_and(|regex| !regex.is_empty()) =>
+            {
+                return None;
+            }
+            GroupMember::Consumer(member) => all.extend(member.subscribed_topics.iter().cloned()),
+        }
+    }
+    Some(all)
+}
