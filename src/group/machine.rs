@@ -29,7 +29,7 @@ pub enum Effect {
     /// The answer to a heartbeat of the consumer protocol.
     Beaten(Ticket, Result<HeartbeatAnswer, GroupError>),
     /// Commit the write through Raft and come back with [`Machine::committed`]. A newer attempt replaces an older one
-    /// that has not been sent; it holds all of it (see [`super::draft`]).
+    /// that has not been sent; it holds all of it.
     Commit {
         attempt: Attempt,
         write: GroupWrite,
