@@ -239,9 +239,11 @@ fn owners(history: &History, report: &mut Report) {
         for (number, second) in owners.iter().enumerate() {
             longest = longest.max(second.from - owned_until);
             owned_until = owned_until.max(second.until);
+            // One that hung is told late of what it was given, and then that it has lost it.
+            let is_stale = second.end == End::Lost && second.records.is_none();
             for first in owners[..number].iter().filter(|first| first.member != second.member) {
                 let members = [name(first), name(second)];
-                if second.from < first.until && first.end != End::Lost {
+                if second.from < first.until && first.end != End::Lost && !is_stale {
                     findings.push(Finding::TwoOwners { partition, members: members.clone(), at: second.from });
                 }
                 if let (Some(a), Some(b)) = (first.generations, second.generations)

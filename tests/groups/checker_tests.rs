@@ -71,6 +71,16 @@ fn two_owners_at_one_time_are_found_also_where_one_never_ends() {
 }
 
 #[test]
+fn an_assignment_told_late_and_lost_at_once_does_no_harm_unless_something_was_processed() {
+    let first = told("a", &[ALL[0], ALL[1], ALL[2], "revoked 300 3 0"]);
+    let late = told("b", &["assigned 200 - 0", "lost 200 - 0"]);
+    assert_eq!(findings(vec![first.clone(), late]), []);
+    let harm = told("b", &["assigned 200 - 0", ALL[1], "lost 200 - 0"]);
+    let found = Finding::TwoOwners { partition: 0, members: ["a".into(), "b".into()], at: 200 };
+    assert_eq!(findings(vec![first, harm]), [found]);
+}
+
+#[test]
 fn a_member_killed_later_was_an_owner_until_then() {
     let mut first = told("a", &ALL);
     first.killed = Some(500);

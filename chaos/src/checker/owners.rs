@@ -13,7 +13,10 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
             let is_before = (first.from_ms, *other) < (second.from_ms, number);
             is_before && first.place == second.place && first.member != second.member
         });
-        for (_, first) in others.filter(|(_, first)| second.from_ms < first.until_ms && first.end != End::Lost) {
+        // One that did not look for long is told late of what it was given, and then that it has lost it.
+        let is_stale = second.end == End::Lost && second.began.is_none();
+        let overlaps = |first: &&Ownership| second.from_ms < first.until_ms && first.end != End::Lost && !is_stale;
+        for first in others.map(|(_, first)| first).filter(overlaps) {
             verdict.anomalies.push(Anomaly::new(Kind::TwoOwners, both(history, first, second)));
         }
         went_back(history, second, verdict);

@@ -276,6 +276,11 @@ fn a_partition_may_be_handed_over_and_is_never_owned_twice() {
     assert_eq!(kinds(&history), [Kind::TwoOwners]);
     history.ownerships[0].end = End::Lost;
     assert_eq!(kinds(&history), [], "it was expelled, and is told so only later");
+    history.ownerships[0].end = End::Revoked;
+    history.ownerships[1].end = End::Lost;
+    assert_eq!(kinds(&history), [Kind::TwoOwners], "it read before it was told");
+    history.ownerships[1].began = None;
+    assert_eq!(kinds(&history), [], "it was told of both late, and did nothing in between");
 }
 
 #[test]
