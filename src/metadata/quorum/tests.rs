@@ -4,6 +4,7 @@
 use super::*;
 use crate::metadata::command::{ConfigChange, ConfigResource};
 use crate::platform::clock;
+use crate::platform::disk::room::Room;
 use futures::FutureExt;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicU32;
@@ -49,7 +50,8 @@ impl Node {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let config = QuorumConfig { dir, me, cluster_id: None };
+                let room = Room::of(&dir);
+                let config = QuorumConfig { dir, me, cluster_id: None, room };
                 let (quorum, service) = Quorum::start_with(config, sync).await.unwrap();
                 let listener = crate::platform::network::listen(&address.to_string()).await.unwrap();
                 let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 pub fn create(folder: &Path) -> io::Result<()> {
@@ -47,12 +48,29 @@ pub fn read(file: &Path, bound: usize) -> io::Result<Option<Vec<u8>>> {
 /// fsync of the folder.
 pub fn replace(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     let temporary = folder.join(format!("{name}.new"));
-    let mut file = File::create(&temporary)?;
+    let written = write_synced(&temporary, parts);
+    if written.is_err() {
+        // A full disk should not be kept full by what did not fit.
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    fs::rename(&temporary, folder.join(name))?;
+    sync_folder(folder)
+}
+
+fn write_synced(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut file = File::create(path)?;
     for part in parts {
         file.write_all(part)?;
     }
-    file.sync_data()?;
-    drop(file);
-    fs::rename(&temporary, folder.join(name))?;
-    sync_folder(folder)
+    file.sync_data()
+}
+
+/// Allocates blocks behind the file's end, which stays where it is: at least `least` bytes of them, up to `most`. What
+/// cannot be had is done without.
+pub fn allocate_ahead(file: &File, least: u64, most: u64) {
+    let Ok(now) = file.metadata() else { return };
+    if now.blocks() * 512 < now.len() + least {
+        let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, now.len(), most);
+    }
 }

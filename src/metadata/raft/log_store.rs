@@ -10,14 +10,16 @@
 //! value exceeds 4 KiB, because sled moves large values into files of their own that nobody would sync.
 
 use super::folder;
+use super::reserve::Reserve;
 use super::types::*;
+use crate::platform::{clock, disk};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogState, OptionalSend, RaftLogReader};
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -33,6 +35,14 @@ const CACHE_BYTES: u64 = 16 << 20;
 /// How long an earlier holder's lock on the folder is waited for; a Raft core that was shut down lets go a little later.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
+/// What sled writes for a byte that it is given, at most: pages are written anew as they fill, segments are padded.
+const WRITES_PER_BYTE: u64 = 4;
+/// For a vote, an index, or deletions.
+const SMALL_WRITE_BYTES: u64 = 64 << 10;
+/// Blocks allocated behind the end of sled's file: what takes all room between a look and a write takes not these.
+const AHEAD_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
+/// The reserve is looked after when so much time has passed and nothing waits for the disk.
+const TEND_EVERY: Duration = Duration::from_secs(1);
 /// Purged entries are deleted in pieces, so that an append never waits for a long deletion.
 const PURGE_KEYS: usize = 256;
 /// Bound of what waits for the disk. The Raft core waits for each write before the next, so it holds one or two.
@@ -44,6 +54,8 @@ const PURGED: &[u8] = b"mpurged";
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogStoreError {
+    #[error("the disk is full and the metadata store's reserve is used up: make room below {0} and start the node again")]
+    Full(PathBuf),
     #[error("the metadata folder is held by another process: {0}")]
     Locked(sled::Error),
     #[error(transparent)]
@@ -64,6 +76,8 @@ pub enum LogStoreError {
 pub struct LogStore {
     reader: LogReader,
     disk: SyncSender<Job>,
+    reserve: Arc<Reserve>,
+    dir: PathBuf,
 }
 
 /// Reads entries beside the writer; one a replication stream.
@@ -87,13 +101,17 @@ enum Job {
 }
 
 impl LogStore {
-    /// Opens or creates the store in `dir`. Blocks while an earlier holder lets go of the lock.
+    /// As [`LogStore::open_with`], without a reserve.
+    #[cfg(test)]
     pub fn open(dir: &Path) -> Result<LogStore, LogStoreError> {
-        LogStore::open_with(dir, Box::new(File::sync_data))
+        LogStore::open_with(dir, Reserve::none(dir), Box::new(File::sync_data))
     }
 
-    pub fn open_with(dir: &Path, sync: SyncFile) -> Result<LogStore, LogStoreError> {
+    /// Opens or creates the store in `dir`. Blocks while an earlier holder lets go of the lock.
+    pub fn open_with(dir: &Path, reserve: Arc<Reserve>, sync: SyncFile) -> Result<LogStore, LogStoreError> {
         folder::create(dir)?;
+        // Recovery writes too.
+        reserve.make_room(SEGMENT_BYTES as u64);
         let config =
             sled::Config::new().path(dir).segment_size(SEGMENT_BYTES).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let mut waited = Duration::ZERO;
@@ -119,8 +137,11 @@ impl LogStore {
         let first = Arc::new(AtomicU64::new(purged.map_or(0, |id| id.index + 1)));
         let reader = LogReader { db: db.clone(), first: first.clone() };
         let (disk, jobs) = sync_channel(WAITING_MAX);
-        thread::Builder::new().name("raft-log".into()).spawn(move || write_disk(&db, &file, sync, &first, &jobs))?;
-        let store = LogStore { reader, disk };
+        thread::Builder::new().name("raft-log".into()).spawn({
+            let (reserve, dir) = (reserve.clone(), dir.to_path_buf());
+            move || DiskWriter { db, file, sync, first, reserve, dir }.run(&jobs)
+        })?;
+        let store = LogStore { reader, disk, reserve, dir: dir.to_path_buf() };
         store.send(Job::Purge)?;
         Ok(store)
     }
@@ -140,7 +161,8 @@ impl LogStore {
 
     fn put_meta<T: serde::Serialize>(&self, what: &'static str, key: &[u8], value: &T) -> Result<(), LogStoreError> {
         let bytes = encode(value, PART_BYTES).map_err(|source| LogStoreError::Meta { what, source })?;
-        self.reader.db.insert(key, bytes)?;
+        self.reserve.make_room(SMALL_WRITE_BYTES);
+        self.reader.db.insert(key, bytes).map_err(|e| full_or(&self.dir, e.into()))?;
         Ok(())
     }
 
@@ -227,40 +249,73 @@ fn meta<T: serde::de::DeserializeOwned>(
 ///
 /// After a failed sync nothing is synced again, for Linux forgets the pages that it could not write: all that comes later
 /// fails, the Raft core stops, and the node with it.
-fn write_disk(db: &sled::Db, file: &File, mut sync: SyncFile, first: &AtomicU64, jobs: &Receiver<Job>) {
-    let mut purging = false;
-    let mut failed: Option<String> = None;
-    loop {
-        let next = match jobs.recv_timeout(if purging { Duration::ZERO } else { Duration::from_secs(3_600) }) {
-            Ok(job) => Some(job),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let mut waiting = Vec::new();
-        for job in next.into_iter().chain(jobs.try_iter()) {
-            match job {
-                Job::Sync(finish) => waiting.push(finish),
-                Job::Purge => purging = true,
-            }
-        }
-        if !waiting.is_empty() {
-            if failed.is_none() {
-                let synced = db.flush().map_err(|e| e.to_string());
-                let synced = synced.and_then(|_| sync(file).map_err(|e| e.to_string()));
-                failed = synced.err();
-            }
-            for finish in waiting {
-                finish(failed.as_ref().map_or(Ok(()), |why| Err(io::Error::other(why.clone()))));
-            }
-        } else if purging {
-            purging = match purge_some(db, first.load(Ordering::Acquire)) {
-                Ok(more) => more,
-                Err(e) => {
-                    tracing::warn!("purged entries of the metadata log could not be deleted: {e}");
-                    false
-                }
+struct DiskWriter {
+    db: sled::Db,
+    file: File,
+    sync: SyncFile,
+    first: Arc<AtomicU64>,
+    reserve: Arc<Reserve>,
+    dir: PathBuf,
+}
+
+impl DiskWriter {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        let mut purging = false;
+        let mut failed: Option<String> = None;
+        let mut tended = clock::now();
+        folder::allocate_ahead(&self.file, AHEAD_BYTES / 2, AHEAD_BYTES);
+        loop {
+            let next = match jobs.recv_timeout(if purging { Duration::ZERO } else { TEND_EVERY }) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
             };
+            let mut waiting = Vec::new();
+            for job in next.into_iter().chain(jobs.try_iter()) {
+                match job {
+                    Job::Sync(finish) => waiting.push(finish),
+                    Job::Purge => purging = true,
+                }
+            }
+            if !waiting.is_empty() {
+                if failed.is_none() {
+                    failed = self.write().err().map(|e| full_or(&self.dir, e).to_string());
+                }
+                for finish in waiting {
+                    finish(failed.as_ref().map_or(Ok(()), |why| Err(io::Error::other(why.clone()))));
+                }
+            } else if purging {
+                self.reserve.make_room(SMALL_WRITE_BYTES);
+                purging = match purge_some(&self.db, self.first.load(Ordering::Acquire)) {
+                    Ok(more) => more,
+                    Err(e) => {
+                        tracing::warn!("purged entries of the metadata log could not be deleted: {e}");
+                        false
+                    }
+                };
+            }
+            if clock::now().saturating_duration_since(tended) >= TEND_EVERY {
+                self.reserve.tend();
+                folder::allocate_ahead(&self.file, AHEAD_BYTES / 2, AHEAD_BYTES);
+                tended = clock::now();
+            }
         }
+    }
+
+    fn write(&mut self) -> Result<(), LogStoreError> {
+        self.db.flush()?;
+        (self.sync)(&self.file)?;
+        Ok(())
+    }
+}
+
+/// Says what to do where the error is a full disk.
+fn full_or(dir: &Path, error: LogStoreError) -> LogStoreError {
+    match &error {
+        LogStoreError::Sled(sled::Error::Io(e)) | LogStoreError::Io(e) if disk::is_full(e) => {
+            LogStoreError::Full(dir.to_path_buf())
+        }
+        _ => error,
     }
 }
 
@@ -369,12 +424,13 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut batch = sled::Batch::default();
+        let (mut batch, mut bytes) = (sled::Batch::default(), SMALL_WRITE_BYTES);
         for entry in entries {
-            add_entry(&mut batch, &entry).map_err(writing)?;
+            bytes += add_entry(&mut batch, &entry).map_err(writing)? as u64;
         }
+        self.reserve.make_room(bytes.saturating_mul(WRITES_PER_BYTE));
         // In memory, and readable from here on; the disk's thread makes it durable and then calls back.
-        self.reader.db.apply_batch(batch).map_err(|e| writing(e.into()))?;
+        self.reader.db.apply_batch(batch).map_err(|e| writing(full_or(&self.dir, e.into())))?;
         self.send(Job::Sync(Box::new(move |result| callback.log_io_completed(result)))).map_err(writing)
     }
 
@@ -383,7 +439,8 @@ impl RaftLogStorage<Types> for LogStore {
         for found in self.reader.db.range(key(log_id.index, 0)..key(u64::MAX, u16::MAX)) {
             batch.remove(found.map_err(|e| writing(e.into()))?.0);
         }
-        self.reader.db.apply_batch(batch).map_err(|e| writing(e.into()))?;
+        self.reserve.make_room(SMALL_WRITE_BYTES);
+        self.reader.db.apply_batch(batch).map_err(|e| writing(full_or(&self.dir, e.into())))?;
         self.durable().await.map_err(writing)
     }
 
@@ -394,7 +451,8 @@ impl RaftLogStorage<Types> for LogStore {
     }
 }
 
-fn add_entry(batch: &mut sled::Batch, entry: &Entry) -> Result<(), LogStoreError> {
+/// Answers the entry's size in bytes.
+fn add_entry(batch: &mut sled::Batch, entry: &Entry) -> Result<usize, LogStoreError> {
     let index = entry.log_id.index;
     let bytes = encode(entry, ENTRY_BYTES_MAX).map_err(|source| LogStoreError::Codec { index, source })?;
     for (number, part) in (0..).zip(bytes.chunks(PART_BYTES)) {
@@ -405,5 +463,5 @@ fn add_entry(batch: &mut sled::Batch, entry: &Entry) -> Result<(), LogStoreError
             batch.insert(&key(index, number), part);
         }
     }
-    Ok(())
+    Ok(bytes.len())
 }
