@@ -250,7 +250,9 @@ impl LogFolder {
         }
         let path = self.inner.path.join(HIGH_WATERMARK_FILE);
         let written = self.inner.context.room.ask(text.len() as u64);
-        written.and_then(|()| disk::write_atomic(&path, text.as_bytes())).map_err(|source| FolderError::Io { path, source })
+        written
+            .and_then(|()| disk::write_atomic(&path, text.as_bytes()))
+            .map_err(|source| FolderError::Io { path, source })
     }
 
     #[cfg(test)]

@@ -66,8 +66,8 @@ impl OffsetIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::disk::room::Room;
     use crate::log::files::OpenFiles;
+    use crate::platform::disk::room::Room;
     use proptest::prelude::*;
     use std::path::Path;
 

@@ -82,8 +82,8 @@ impl TimeIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::disk::room::Room;
     use crate::log::files::OpenFiles;
+    use crate::platform::disk::room::Room;
     use proptest::prelude::*;
     use std::path::Path;
 

@@ -1,11 +1,11 @@
 //! Random lives of a log against a model of it: a list of batches.
 
-use crate::platform::disk::room::Room;
 use crate::ids::*;
 use crate::log::folder::LogFolder;
 use crate::log::partition_log::{LogConfig, PartitionLog};
 use crate::log::producers::Producers;
 use crate::log::testing::{Batch, batches_in, config, open, valid};
+use crate::platform::disk::room::Room;
 use crate::records::batch::BatchHeader;
 use proptest::prelude::*;
 

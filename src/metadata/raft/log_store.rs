@@ -54,7 +54,9 @@ const PURGED: &[u8] = b"mpurged";
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogStoreError {
-    #[error("the disk is full and the metadata store's reserve is used up: make room below {0} and start the node again")]
+    #[error(
+        "the disk is full and the metadata store's reserve is used up: make room below {0} and start the node again"
+    )]
     Full(PathBuf),
     #[error("the metadata folder is held by another process: {0}")]
     Locked(sled::Error),

@@ -25,7 +25,9 @@ const HEADER_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    #[error("the disk is full and the metadata store's reserve is used up: make room below {0} and start the node again")]
+    #[error(
+        "the disk is full and the metadata store's reserve is used up: make room below {0} and start the node again"
+    )]
     Full(PathBuf),
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -55,10 +57,7 @@ pub struct SnapshotStore {
 
 impl SnapshotStore {
     /// The store, and what its file holds.
-    pub fn open(
-        folder: PathBuf,
-        reserve: Arc<Reserve>,
-    ) -> Result<(Arc<SnapshotStore>, Option<Kept>), SnapshotError> {
+    pub fn open(folder: PathBuf, reserve: Arc<Reserve>) -> Result<(Arc<SnapshotStore>, Option<Kept>), SnapshotError> {
         folder::create(&folder)?;
         let store = SnapshotStore { folder, reserve, current: Mutex::new(None) };
         let kept = match store.read()? {
