@@ -54,7 +54,9 @@ impl Reserve {
     /// Opens or makes the reserve in `folder`, as large as there is room for. One that cannot be made is tried again
     /// later: a node starts without.
     pub fn open(folder: &Path, room: Arc<Room>) -> io::Result<Arc<Reserve>> {
-        Reserve::open_of(folder, room, disk::total_space(folder).map_or(0, whole_of))
+        // Before it is asked how large its disk is.
+        folder::create(folder)?;
+        Reserve::open_of(folder, room, whole_of(disk::total_space(folder)?))
     }
 
     /// No reserve at all.
@@ -240,6 +242,15 @@ mod tests {
         assert_eq!(more_of(100 * MIB, 0, 16 * MIB), REFILL_MAX);
         assert_eq!(more_of(100 * MIB, 15 * MIB, 16 * MIB), MIB);
         assert_eq!(more_of(100 * MIB, 16 * MIB, 16 * MIB), 0);
+    }
+
+    #[test]
+    fn a_new_folder_gets_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let metadata = folder.path().join("metadata");
+        let reserve = Reserve::open(&metadata, Room::of(folder.path())).unwrap();
+        assert!(reserve.held() >= PIECE);
+        assert_eq!(disk::len(&metadata.join(FILE)).unwrap(), reserve.held());
     }
 
     /// A disk of which `others` is taken: what the reserve gives back is free. Answers the reserve, the room, `others`.
