@@ -4,10 +4,17 @@
 mod support;
 
 use powercut::Fault;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use support::load::{Load, assert_exactly_once, read_all};
 use support::powered::{Powered, Under};
-use support::wait_for;
+use support::{have, wait_for};
 
 const SOON: Duration = Duration::from_secs(90);
 
@@ -138,4 +145,136 @@ fn a_full_disk_refuses_produce_and_serves_reads() {
     load.wait_acked(300, SOON);
     load.finish();
     assert_exactly_once(&load.acks, &read_all(&powered.cluster.bootstrap(), "t", 1));
+}
+
+const SMALL_DISK_MIB: u32 = 128;
+/// A sixteenth of it.
+const RESERVE_BYTES: u64 = 8 << 20;
+
+/// Takes all room to the last byte.
+fn fill(ballast: &Path) {
+    let mut file = File::options().create(true).append(true).open(ballast).expect("a file");
+    for piece in [1 << 20, 4 << 10, 1] {
+        while file.write_all(&vec![0; piece]).is_ok() {}
+    }
+}
+
+fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("reconnect.backoff.ms", "20")
+        .create()
+        .expect("a client")
+}
+
+/// Creates topics with these names and a config of their own, gives them more partitions, and deletes them.
+async fn change_metadata(admin: &AdminClient<DefaultClientContext>, names: &[String], replicas: i32) {
+    let options = AdminOptions::new().request_timeout(Some(SOON)).operation_timeout(Some(SOON));
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let topics: Vec<NewTopic<'_>> = names
+        .iter()
+        .map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(replicas)).set("retention.ms", "86400000"))
+        .collect();
+    for created in admin.create_topics(&topics, &options).await.expect("answered") {
+        created.expect("created");
+    }
+    let grown: Vec<NewPartitions<'_>> = names.iter().map(|name| NewPartitions::new(name, 2)).collect();
+    for grown in admin.create_partitions(&grown, &options).await.expect("answered") {
+        grown.expect("grown");
+    }
+    for deleted in admin.delete_topics(&names, &options).await.expect("answered") {
+        deleted.expect("deleted");
+    }
+}
+
+/// What a client is told who writes to one partition and waits a while.
+fn produce(bootstrap: &str, topic: &str, partition: i32) -> Result<(), String> {
+    let told = std::sync::Arc::new(std::sync::Mutex::new(None));
+    #[derive(Clone)]
+    struct Context(std::sync::Arc<std::sync::Mutex<Option<Result<(), String>>>>);
+    impl rdkafka::ClientContext for Context {}
+    impl rdkafka::producer::ProducerContext for Context {
+        type DeliveryOpaque = ();
+        fn delivery(&self, result: &rdkafka::message::DeliveryResult<'_>, (): ()) {
+            *self.0.lock().unwrap() = Some(result.as_ref().map(drop).map_err(|(error, _)| error.to_string()));
+        }
+    }
+    let producer: BaseProducer<Context> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("acks", "all")
+        .set("message.timeout.ms", "5000")
+        .create_with_context(Context(told.clone()))
+        .expect("a producer");
+    producer.send(BaseRecord::<(), _>::to(topic).payload("more").partition(partition)).expect("queued");
+    producer.flush(SOON).expect("flushed");
+    told.lock().unwrap().take().expect("delivered or not")
+}
+
+/// Invariant 8 where nothing at all is left: the metadata store lives on its reserve. The node stays, votes, serves reads
+/// and deletes; with room again it takes produce, and the reserve is whole.
+#[test]
+fn a_node_outlives_a_disk_that_is_full_to_the_last_byte() {
+    if !have("unshare", &["-rm", "true"]) {
+        return;
+    }
+    let full = 2;
+    let mut powered = Powered::new("last-byte", 3);
+    powered.start(1, Under::Nothing);
+    powered.start(3, Under::Nothing);
+    powered.start_on_small_disk(full, SMALL_DISK_MIB);
+    powered.create_topic("t", 6);
+    powered.create_topic("u", 3);
+    let bootstrap = powered.cluster.bootstrap();
+    let mut load = Load::start(&bootstrap, "t", 6);
+    load.wait_acked(300, SOON);
+    load.finish();
+    let led = powered.partitions("t").expect("metadata").iter().position(|(leader, _)| *leader == i32::from(full));
+    let led = i32::try_from(led.expect("it leads some")).unwrap();
+    let disk = powered.own_disk(full);
+    let reserve = disk.join("metadata/reserve");
+    let reserved = || std::fs::metadata(&reserve).map_or(0, |found| found.len());
+    wait_for("the reserve is whole", SOON, || (reserved() == RESERVE_BYTES).then_some(()));
+
+    let ballast = disk.join("ballast");
+    fill(&ballast);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = admin(&bootstrap);
+    for round in 0..10 {
+        let names: Vec<String> = (0..20).map(|i| format!("passing-{round}-{i}")).collect();
+        runtime.block_on(change_metadata(&client, &names, 3));
+    }
+    assert!(powered.is_running(full), "it stays");
+    assert!(reserved() < RESERVE_BYTES, "it lives on the reserve");
+    assert!(produce(&bootstrap, "t", led).is_err(), "produce is refused");
+    assert_exactly_once(&load.acks, &read_all(&bootstrap, "t", 6));
+    wait_for("deleted topics leave the full disk", SOON, || {
+        let mut folders = std::fs::read_dir(disk.join("partitions")).expect("a folder");
+        (!folders.any(|found| found.unwrap().file_name().to_string_lossy().starts_with("passing"))).then_some(())
+    });
+
+    // Without its vote and its acks nothing is elected or committed now.
+    let other = wait_for("a controller", SOON, || {
+        let told = powered.cluster.cli(1, &["cluster", "status", "-o", "json"]).stdout();
+        let status: serde_json::Value = serde_json::from_str(&told).ok()?;
+        u16::try_from(status.get("controller_id")?.as_i64()?).ok()
+    });
+    let victim = if other == full { 1 } else { other };
+    powered.kill(victim);
+    let create = ["topic", "create", "voted", "--partitions", "1", "--replication-factor", "1"];
+    wait_for("two of three elect and commit", SOON, || powered.cluster.cli(full, &create).ok().then_some(()));
+    let names: Vec<String> = (0..20).map(|i| format!("two-of-three-{i}")).collect();
+    runtime.block_on(change_metadata(&client, &names, 1));
+    assert!(powered.is_running(full), "it votes");
+
+    powered.start(victim, Under::Nothing);
+    std::fs::remove_file(&ballast).expect("removed");
+    wait_for("the reserve is whole again", SOON, || (reserved() == RESERVE_BYTES).then_some(()));
+    powered.wait_in_sync("t");
+    powered.wait_in_sync("u");
+    wait_for("produce is taken again", SOON, || produce(&bootstrap, "t", led).ok());
+    let mut load = Load::start(&bootstrap, "u", 3);
+    load.wait_acked(300, SOON);
+    load.finish();
+    assert_exactly_once(&load.acks, &read_all(&bootstrap, "u", 3));
+    assert!(powered.is_running(full));
 }

@@ -14,7 +14,8 @@ pub struct Value(pub u64);
 
 const SEQUENCE_BITS: u32 = 40;
 /// Value and padding: payloads are this long at least and at most.
-const PAYLOAD_BYTES: (u64, u64) = (16, 400);
+const PAYLOAD_BYTES: (u64, u64) = (16, PAYLOAD_BYTES_MAX);
+pub const PAYLOAD_BYTES_MAX: u64 = 400;
 
 impl Value {
     pub fn new(producer: u16, sequence: u64) -> Value {

@@ -6,6 +6,7 @@ use crate::chance::Chance;
 use crate::checker::{self, Verdict};
 use crate::clock::{Clock, seconds};
 use crate::cluster::cli::{Abilities, Cli};
+use crate::cluster::disk;
 use crate::cluster::layout::{Layout, NodeId};
 use crate::cluster::node::Launch;
 use crate::cluster::nodes::Nodes;
@@ -87,7 +88,7 @@ pub fn run(args: &Args, seed: u64, layout: &Layout, interrupted: Arc<AtomicBool>
     let preload = library.filter(|_| cuts_power);
     let power = preload.is_some().then(|| Box::new(power::Journals) as Box<dyn power::PowerCut>);
     let launch = Launch { binary: binary.clone(), has_bugs: abilities.bugs, bug: args.bug.clone(), preload };
-    let nodes = Nodes::start(layout.clone(), launch, &means.small_disks)?;
+    let nodes = Nodes::start(layout.clone(), launch, &means.small_disks, disk::small_bytes(args.time, args.rate))?;
     let admin = Admin::new(layout)?;
     let cli = Cli { binary, layout: layout.clone() };
     let progress = Arc::new(load::progress());

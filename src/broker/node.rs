@@ -24,6 +24,7 @@ use crate::metadata::image::Image;
 use crate::metadata::intent::ControllerChannel;
 use crate::metadata::quorum::{Quorum, QuorumConfig};
 use crate::metadata::raft::types::RaftNodeId;
+use crate::platform::disk::room::Room;
 use crate::platform::network;
 use crate::replica::follower::ReplicaConfig;
 use crate::replica::hosted::{Hosted, HostedParts};
@@ -85,6 +86,8 @@ pub async fn run_watched(
 struct Running {
     config: Arc<NodeConfig>,
     folder: DataFolder,
+    /// Of the data folder's file system.
+    room: Arc<Room>,
     health: Health,
     control: ControlRuntime,
     /// Ends the cluster port, the session and waiting intents.
@@ -116,6 +119,7 @@ impl Running {
     fn new(config: Arc<NodeConfig>, folder: DataFolder, health: Health) -> Result<Running, BrokerError> {
         Ok(Running {
             config,
+            room: Room::of(folder.path()),
             folder,
             health,
             control: ControlRuntime::start().map_err(BrokerError::Runtime)?,
@@ -261,7 +265,8 @@ impl Running {
     /// Quorum and cluster port, on the control runtime.
     async fn start_quorum(&self) -> Result<(Node, Arc<Controller>, Arc<Asker>), BrokerError> {
         let me = RaftNodeId { node: self.config.node_id, directory: self.folder.directory_id() };
-        let quorum_config = QuorumConfig { dir: self.folder.metadata(), me, cluster_id: self.folder.cluster_id() };
+        let (dir, cluster_id, room) = (self.folder.metadata(), self.folder.cluster_id(), self.room.clone());
+        let quorum_config = QuorumConfig { dir, me, cluster_id, room };
         let (config, stop) = (self.config.clone(), self.control_stop.subscribe());
         let remembered = self.folder.cluster_id();
         let replicas = self.replicas.clone();
@@ -304,7 +309,8 @@ impl Running {
     ) -> Result<(Hosted, LogFolder), BrokerError> {
         self.folder.begin_use()?;
         let (path, clean) = (self.folder.path().to_path_buf(), self.folder.was_clean());
-        let opened = tokio::task::spawn_blocking(move || LogFolder::open(&path, clean)).await;
+        let room = self.room.clone();
+        let opened = tokio::task::spawn_blocking(move || LogFolder::open_sharing(&path, clean, room)).await;
         let folder = opened.map_err(|e| BrokerError::Runtime(io::Error::other(e)))??;
         let threads = usize::try_from(self.config.kafka.int("highwater.flush.threads")).unwrap_or(1);
         let flusher = Flusher::start(threads);

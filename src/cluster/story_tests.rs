@@ -17,6 +17,7 @@ use crate::metadata::intent::*;
 use crate::metadata::quorum::{Quorum, QuorumConfig};
 use crate::metadata::raft::types::RaftNodeId;
 use crate::metadata::voters::{self, VoterChange, VoterError, VoterOutcome};
+use crate::platform::disk::room::Room;
 use crate::platform::{clock, network, random};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -204,7 +205,7 @@ async fn start_node(
 async fn start_quorum(me: RaftNodeId, dir: &Path) -> (Quorum, crate::metadata::raft::server::RaftService) {
     let start = clock::now();
     loop {
-        match Quorum::start(QuorumConfig { dir: dir.to_path_buf(), me, cluster_id: None }).await {
+        match Quorum::start(QuorumConfig { dir: dir.to_path_buf(), me, cluster_id: None, room: Room::of(dir) }).await {
             Ok(started) => return started,
             Err(error) => assert!(clock::now() - start < DEADLINE, "{error}"),
         }

@@ -196,7 +196,8 @@ mod tests {
     async fn a_controller_that_led_before_it_listened_acts_all_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let me = RaftNodeId { node: BrokerId(1), directory: DirectoryId(random::uuid()) };
-        let config = QuorumConfig { dir: folder.path().join("metadata"), me, cluster_id: None };
+        let room = crate::platform::disk::room::Room::of(folder.path());
+        let config = QuorumConfig { dir: folder.path().join("metadata"), me, cluster_id: None, room };
         let (quorum, _service) = Quorum::start(config).await.unwrap();
         quorum.initialize(ClusterId(random::uuid()), BTreeMap::from([(me, "127.0.0.1:1".to_string())])).await.unwrap();
         tokio::time::timeout(LONG, quorum.leadership().wait_for(|l| l.is_controller)).await.unwrap().unwrap();

@@ -15,6 +15,8 @@ use std::sync::Arc;
 /// so holds little, and a busy one rarely asks.
 const RESERVE_BYTES_MIN: u64 = 16 * 1024;
 const RESERVE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// The blocks that a roll takes for names and small files.
+const ROLL_BYTES: u64 = 16 * 1024;
 
 impl PartitionLog {
     /// Leader's append: checks sequences (idempotence), assigns offsets, stamps `epoch`, writes to the page cache.
@@ -165,6 +167,8 @@ impl PartitionLog {
     }
 
     fn try_write(&mut self, slices: &mut [IoSlice<'_>], length: u64, last: Offset, now_ms: i64) -> io::Result<()> {
+        // Also where blocks are reserved: a full disk refuses at once, and not each log after a time of its own.
+        self.context.room.ask(length)?;
         if self.must_roll(length, last, now_ms) {
             self.roll()?;
         }
@@ -204,12 +208,14 @@ impl PartitionLog {
         }
         let ahead = reserved.clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
         let wanted = (reserved + ahead).min(self.segment_bytes()).max(end);
-        match file.preallocate(reserved, wanted - reserved) {
+        let ask = |bytes| self.context.room.ask(bytes);
+        match ask(wanted - reserved).and_then(|()| file.preallocate(reserved, wanted - reserved)) {
             Ok(()) => {
                 self.writer.reserved = wanted;
                 Ok(())
             }
             Err(error) if disk::is_full(&error) && wanted > end => {
+                ask(end - reserved)?;
                 file.preallocate(reserved, end - reserved)?;
                 self.writer.reserved = end;
                 Ok(())
@@ -256,6 +262,7 @@ impl PartitionLog {
 
     /// Begins with what a full disk may refuse.
     fn seal(&mut self, old: &Arc<Segment>, new: &Arc<Segment>) -> io::Result<()> {
+        self.context.room.ask(ROLL_BYTES)?;
         new.log.get_or_create()?.set_len(0)?;
         self.write_snapshot(self.log_end, false)?;
         old.write_indexes()?;

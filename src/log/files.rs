@@ -6,6 +6,7 @@
 //! write-back is told only to files that were open when it failed.
 
 use crate::platform::disk::File;
+use crate::platform::disk::room::Room;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -18,11 +19,12 @@ pub(super) struct OpenFiles {
     /// Slots whose file may be open. Invariant: a slot is in here at most once.
     open: Mutex<VecDeque<Weak<Slot>>>,
     open_max: usize,
+    room: Arc<Room>,
 }
 
 impl OpenFiles {
-    pub fn new(open_max: usize) -> Arc<OpenFiles> {
-        Arc::new(OpenFiles { open: Mutex::new(VecDeque::new()), open_max: open_max.max(1) })
+    pub fn new(open_max: usize, room: Arc<Room>) -> Arc<OpenFiles> {
+        Arc::new(OpenFiles { open: Mutex::new(VecDeque::new()), open_max: open_max.max(1), room })
     }
 
     fn admit(&self, slot: &Arc<Slot>) {
@@ -81,6 +83,11 @@ impl Slot {
         &self.name
     }
 
+    /// Whether the file may grow by `bytes`: [`Room::ask`].
+    pub fn ask(&self, bytes: u64) -> io::Result<()> {
+        self.files.room.ask(bytes)
+    }
+
     /// The open file; `NotFound` if there is none by this name.
     pub fn get(self: &Arc<Self>) -> io::Result<Arc<File>> {
         self.get_or(File::open)
@@ -114,7 +121,7 @@ mod tests {
     fn the_bound_holds_and_used_files_stay() {
         let temporary = tempfile::tempdir().unwrap();
         let folder: Arc<Path> = temporary.path().into();
-        let files = OpenFiles::new(4);
+        let files = OpenFiles::new(4, Room::of(&folder));
         let slots: Vec<_> = (0..20).map(|i| Slot::new(&files, &folder, format!("{i}"))).collect();
         for slot in &slots {
             slot.get_or_create().unwrap().write_at(slot.name().as_bytes(), 0).unwrap();

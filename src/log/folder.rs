@@ -8,6 +8,7 @@ use super::recovery;
 use super::remover::{DELETED_SUFFIX, Remover};
 use super::strays::{self, Stray, Strays, StraysHeld};
 use crate::ids::*;
+use crate::platform::disk::room::Room;
 use crate::platform::{clock, disk};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -21,6 +22,8 @@ use uuid::Uuid;
 pub const OPEN_FILES_MAX: usize = 4096;
 /// Of a topic's name so much stands in the folder's: the whole must stay below 255 bytes, set aside and then removed, too.
 const TOPIC_NAME_CHARS: usize = 170;
+/// What a new partition's folder takes.
+const FOLDER_BYTES: u64 = 16 * 1024;
 const HIGH_WATERMARK_FILE: &str = "high-watermarks";
 const LOSS_MARKER: &str = ".lossy";
 /// Files that are not logs: sockets, the metadata store, temporary files.
@@ -101,16 +104,26 @@ impl LogFolder {
     /// Opens `path`/partitions, creating it if need be. `clean` tells that the last stop was clean: then logs open
     /// without recovery. Fails if another process has it open.
     pub fn open(path: &Path, clean: bool) -> Result<LogFolder, FolderError> {
+        Self::open_sharing(path, clean, Room::of(path))
+    }
+
+    /// As [`LogFolder::open`], on a disk whose room is shared: logs grow only by what `room` grants.
+    pub fn open_sharing(path: &Path, clean: bool, room: Arc<Room>) -> Result<LogFolder, FolderError> {
         let limit = disk::raise_open_files_limit().unwrap_or_else(|error| {
             tracing::warn!(%error, "the limit on open files cannot be raised");
             OTHER_FILES_MIN
         });
         let for_logs = limit.saturating_sub(OTHER_FILES_MIN).max(limit / 4);
-        Self::open_with(path, clean, usize::try_from(for_logs).unwrap_or(usize::MAX).min(OPEN_FILES_MAX))
+        Self::open_with(path, clean, usize::try_from(for_logs).unwrap_or(usize::MAX).min(OPEN_FILES_MAX), room)
     }
 
-    /// As [`LogFolder::open`] with a bound on open files of one's own.
-    pub fn open_with(path: &Path, clean: bool, open_files_max: usize) -> Result<LogFolder, FolderError> {
+    /// As [`LogFolder::open_sharing`] with a bound on open files of one's own.
+    pub fn open_with(
+        path: &Path,
+        clean: bool,
+        open_files_max: usize,
+        room: Arc<Room>,
+    ) -> Result<LogFolder, FolderError> {
         let path = path.join("partitions");
         let failed = |source| FolderError::Io { path: path.clone(), source };
         disk::create_dir_all_durable(&path).map_err(failed)?;
@@ -122,8 +135,9 @@ impl LogFolder {
         let lossy = disk::exists(&loss_marker);
         let context = Context {
             lossy,
-            files: OpenFiles::new(open_files_max),
+            files: OpenFiles::new(open_files_max, room.clone()),
             remover: Remover::start().map_err(failed)?,
+            room,
             offline: AtomicBool::new(false),
             loss_marker,
         };
@@ -167,6 +181,7 @@ impl LogFolder {
 
         let failed = |source| FolderError::Io { path: folder.to_path_buf(), source };
         if known.is_none() {
+            self.inner.context.room.ask(FOLDER_BYTES).map_err(failed)?;
             disk::create_dir_all(&folder).map_err(failed)?;
         }
         let context = self.inner.context.clone();
@@ -299,7 +314,10 @@ impl LogFolder {
             text.push_str(&format!("{} {} {mark}\n", id.topic.0.simple(), id.partition));
         }
         let path = self.inner.path.join(HIGH_WATERMARK_FILE);
-        disk::write_atomic(&path, text.as_bytes()).map_err(|source| FolderError::Io { path, source })
+        let written = self.inner.context.room.ask(text.len() as u64);
+        written
+            .and_then(|()| disk::write_atomic(&path, text.as_bytes()))
+            .map_err(|source| FolderError::Io { path, source })
     }
 
     #[cfg(test)]

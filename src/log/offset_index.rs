@@ -67,6 +67,7 @@ impl OffsetIndex {
 mod tests {
     use super::*;
     use crate::log::files::OpenFiles;
+    use crate::platform::disk::room::Room;
     use proptest::prelude::*;
     use std::path::Path;
 
@@ -81,7 +82,7 @@ mod tests {
         ) {
             let folder = tempfile::tempdir().unwrap();
             let path: Arc<Path> = folder.path().into();
-            let slot = || Slot::new(&OpenFiles::new(8), &path, "0.index".into());
+            let slot = || Slot::new(&OpenFiles::new(8, Room::of(&path)), &path, "0.index".into());
             let mut index = OffsetIndex::empty(slot());
             let mut rows: Vec<(u32, u32)> = Vec::new();
             let (mut offset, mut position) = (0, 0);

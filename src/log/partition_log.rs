@@ -16,6 +16,7 @@ use super::read::{Published, View};
 use super::remover::Remover;
 use super::segment::{Segment, file_name};
 use crate::ids::*;
+use crate::platform::disk::room::Room;
 use crate::platform::disk::{self, File};
 use std::collections::BTreeSet;
 use std::io;
@@ -95,6 +96,8 @@ pub enum ReadError {
 pub(super) struct Context {
     pub files: Arc<OpenFiles>,
     pub remover: Remover,
+    /// Asked before a log grows: some room is kept for the metadata store.
+    pub room: Arc<Room>,
     /// Set by the first disk error of any log: the whole folder is lost to writes (REPLICATION rule 19).
     pub offline: AtomicBool,
     /// An earlier run had a disk error: what the page cache has may never have reached the disk.
@@ -404,6 +407,7 @@ impl PartitionLog {
 
     pub(super) fn write_snapshot(&mut self, offset: Offset, durable: bool) -> io::Result<()> {
         let (path, bytes) = (self.snapshot_path(offset), producer_snapshot::encode(&self.producers));
+        self.context.room.ask(bytes.len() as u64)?;
         match durable {
             true => disk::write_atomic(&path, &bytes)?,
             false => disk::write_atomic_unsynced(&path, &bytes)?,

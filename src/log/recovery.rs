@@ -199,7 +199,9 @@ impl Recovery<'_> {
             }
             if index > start {
                 let path = self.folder.join(file_name(*base, "snapshot"));
-                self.wrote(disk::write_atomic_unsynced(&path, &producer_snapshot::encode(&producers)))?;
+                let bytes = producer_snapshot::encode(&producers);
+                self.context.room.ask(bytes.len() as u64)?;
+                self.wrote(disk::write_atomic_unsynced(&path, &bytes))?;
                 dirty.push(Arc::new(File::open(&path)?));
                 snapshots.insert(*base);
             }

@@ -82,6 +82,9 @@ impl<R: Row> Table<R> {
         if written == 0 && rows.unwritten.is_empty() {
             return Ok(None);
         }
+        if !rows.unwritten.is_empty() {
+            self.slot.ask((rows.unwritten.len() * R::BYTES) as u64)?;
+        }
         let file = self.slot.get_or_create()?;
         if !rows.unwritten.is_empty() {
             let mut bytes = Vec::with_capacity(rows.unwritten.len() * R::BYTES);

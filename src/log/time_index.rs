@@ -83,6 +83,7 @@ impl TimeIndex {
 mod tests {
     use super::*;
     use crate::log::files::OpenFiles;
+    use crate::platform::disk::room::Room;
     use proptest::prelude::*;
     use std::path::Path;
 
@@ -92,7 +93,7 @@ mod tests {
         fn rows_rise_and_are_found(times in proptest::collection::vec(0i64..3000, 0..1200), cut in 0u32..1200) {
             let folder = tempfile::tempdir().unwrap();
             let path: Arc<Path> = folder.path().into();
-            let slot = || Slot::new(&OpenFiles::new(8), &path, "0.timeindex".into());
+            let slot = || Slot::new(&OpenFiles::new(8, Room::of(&path)), &path, "0.timeindex".into());
             let index = TimeIndex::empty(slot());
             let mut rows: Vec<Moment> = Vec::new();
             let mut largest = Moment { timestamp_ms: -1, relative: 0 };

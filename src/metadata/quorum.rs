@@ -10,12 +10,14 @@ use super::raft::contacts::Contacts;
 use super::raft::failover::Failover;
 use super::raft::identity::{ClusterIdentity, WrongCluster};
 use super::raft::log_store::{LogStore, LogStoreError, SyncFile};
+use super::raft::reserve::Reserve;
 use super::raft::server::RaftService;
 use super::raft::snapshot::SnapshotError;
 use super::raft::state_machine::StateMachine;
 use super::raft::types::*;
 use crate::ids::*;
 use crate::platform::clock;
+use crate::platform::disk::room::Room;
 use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
 use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,6 +164,8 @@ pub struct QuorumConfig {
     pub me: RaftNodeId,
     /// The cluster this node is known to belong to, if it is.
     pub cluster_id: Option<ClusterId>,
+    /// Of the file system that `dir` is on; others who fill it ask there first.
+    pub room: Arc<Room>,
 }
 
 /// Cheap to clone; all clones speak for the same Raft core, which runs on the runtime that started it. Every method works
@@ -189,12 +193,13 @@ impl Quorum {
     }
 
     async fn start_with(config: QuorumConfig, sync: SyncFile) -> Result<(Quorum, RaftService), StartError> {
-        let dir = config.dir.clone();
+        let (dir, room) = (config.dir.clone(), config.room);
         let publisher = Arc::new(Publisher::new());
         let opening = publisher.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            let log = LogStore::open_with(&dir, sync)?;
-            let machine = StateMachine::open(&dir, opening)?;
+            let reserve = Reserve::open(&dir, room).map_err(LogStoreError::Io)?;
+            let log = LogStore::open_with(&dir, reserve.clone(), sync)?;
+            let machine = StateMachine::open(&dir, reserve, opening)?;
             Ok::<_, StartError>((log, machine, Arc::new(ClusterIdentity::load(dir)?)))
         });
         let opened = opened.await.map_err(|e| StartError::Raft(e.to_string()))?;

@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 pub mod faults;
+pub mod room;
 
 use std::fs;
 use std::io::{self, IoSlice, Write};
@@ -189,6 +190,29 @@ impl File {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    /// As [`preallocate`](Self::preallocate), but where the file system cannot reserve, zeros are written: the blocks are
+    /// there in any case.
+    pub fn occupy(&self, position: u64, length: u64) -> io::Result<()> {
+        use rustix::io::Errno;
+        const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        loop {
+            match rustix::fs::fallocate(&self.inner, rustix::fs::FallocateFlags::empty(), position, length) {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let end = position + length;
+        let mut at = position;
+        while at < end {
+            let count = (end - at).min(ZEROS.len() as u64);
+            self.write_at(&ZEROS[..count as usize], at)?;
+            at += count;
+        }
+        Ok(())
     }
 
     pub fn len(&self) -> io::Result<u64> {
@@ -383,6 +407,12 @@ fn temporary(path: &Path) -> PathBuf {
 pub fn free_space(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The size in bytes of the file system of `path`.
+pub fn total_space(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
 }
 
 /// Names this boot of the machine: while it is the same, the page cache has survived (REPLICATION rule 9).

@@ -93,6 +93,33 @@ impl Powered {
         self.running.insert(node, command.spawn().expect("the node starts"));
     }
 
+    /// Starts a node whose data folder is a file system of its own in memory, of so many MiB. It lives in the node's mount
+    /// namespace and ends with it: look at it through [`Powered::own_disk`].
+    pub fn start_on_small_disk(&mut self, node: u16, mib: u32) {
+        fs::create_dir_all(self.data(node)).expect("a folder");
+        let log = File::options().create(true).append(true).open(self.cluster.node_dir(node).join("log"));
+        let mut command = Command::new("unshare");
+        // Both exec, so the child is the node.
+        command.args(["-rm", "sh", "-c", "mount -t tmpfs -o size=$0m highwater $1 && shift && exec \"$@\""]);
+        command.arg(mib.to_string()).arg(self.data(node)).arg(HIGHWATER).args(["serve", "--config"]);
+        command.arg(self.config(node)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("a log"));
+        if cfg!(feature = "chaos-bugs") {
+            command.arg("--i-want-chaos-bugs");
+        }
+        self.running.insert(node, command.spawn().expect("the node starts"));
+    }
+
+    /// The data folder as the running node sees it.
+    pub fn own_disk(&self, node: u16) -> PathBuf {
+        let pid = self.running.get(&node).expect("it runs").id();
+        let data = self.data(node);
+        Path::new("/proc").join(pid.to_string()).join("root").join(data.strip_prefix("/").expect("absolute"))
+    }
+
+    pub fn is_running(&mut self, node: u16) -> bool {
+        self.running.get_mut(&node).is_some_and(|child| child.try_wait().expect("a child").is_none())
+    }
+
     pub fn start_all(&mut self, under: Under) {
         (1..=self.cluster.nodes).for_each(|node| self.start(node, under));
     }

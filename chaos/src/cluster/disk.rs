@@ -10,9 +10,14 @@ use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-/// Small enough to be filled at once, large enough for a run's data.
-const SMALL_DISK: &str = "256m";
+/// A small disk without a run's data: the node's own files, with room for segments allocated ahead.
+const SMALL_DISK_BYTES: u64 = 256 << 20;
+/// What a record takes at most: payload, header and batch around it, and its rows in the indexes.
+const RECORD_BYTES: u64 = 600;
+/// Faults outlast the time a little, and then everything is healed.
+const AFTER: Duration = Duration::from_secs(300);
 /// The ballast grows in steps down to this.
 const BALLAST_STEP_MIN: u64 = 4 * 1024;
 const BALLAST_STEP_MAX: u64 = 64 * 1024 * 1024;
@@ -28,11 +33,17 @@ pub enum Damage {
 
 /// Makes the node's disk a small file system of its own. The mount is this process's and its nodes' alone, since
 /// `ip netns exec` started it in a mount namespace of its own: it is gone with them.
-pub fn make_small(layout: &Layout, node: NodeId) -> anyhow::Result<()> {
+pub fn make_small(layout: &Layout, node: NodeId, bytes: u64) -> anyhow::Result<()> {
     let disk = layout.disk(node);
     std::fs::create_dir_all(&disk)?;
-    run(&format!("mount -t tmpfs -o size={SMALL_DISK} chaos {}", disk.display()))?;
+    run(&format!("mount -t tmpfs -o size={bytes} chaos {}", disk.display()))?;
     Ok(())
+}
+
+/// Small enough to be filled at once, large enough for all that the run sends, had the node a replica of all of it: the
+/// data itself must not fill the disk. Memory backs it only as far as it is used.
+pub fn small_bytes(time: Duration, rate: u32) -> u64 {
+    SMALL_DISK_BYTES + (time + AFTER).as_secs() * u64::from(rate) * RECORD_BYTES
 }
 
 fn ballast(layout: &Layout, node: NodeId) -> PathBuf {
@@ -114,4 +125,24 @@ pub fn damage(layout: &Layout, node: NodeId, how: Damage, chance: &mut Chance) -
     }
     forget_journal(layout, node)?;
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::PAYLOAD_BYTES_MAX;
+
+    #[test]
+    fn a_small_disk_holds_all_that_a_run_sends() {
+        assert!(
+            RECORD_BYTES > PAYLOAD_BYTES_MAX + 100,
+            "a batch of one record has 61 bytes of its own and an index row"
+        );
+        for (minutes, rate) in [(0, 4), (3, 300), (60, 300), (600, 5_000)] {
+            let time = Duration::from_secs(60 * minutes);
+            let sent = (time.as_secs() + 60) * u64::from(rate) * RECORD_BYTES;
+            assert!(small_bytes(time, rate) >= sent + (200 << 20), "{minutes} minutes at {rate} a second");
+        }
+        assert!(small_bytes(Duration::from_secs(180), 300) < 400 << 20, "a short run's is small");
+    }
 }

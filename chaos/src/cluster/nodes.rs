@@ -19,10 +19,15 @@ pub struct Nodes {
 
 impl Nodes {
     /// Starts them all. Must be called on the main thread, see [`Node::start`].
-    pub fn start(layout: Layout, launch: Launch, small_disks: &[NodeId]) -> anyhow::Result<Nodes> {
+    pub fn start(
+        layout: Layout,
+        launch: Launch,
+        small_disks: &[NodeId],
+        small_disk_bytes: u64,
+    ) -> anyhow::Result<Nodes> {
         for id in layout.ids() {
             if small_disks.contains(&id) {
-                disk::make_small(&layout, id)?;
+                disk::make_small(&layout, id, small_disk_bytes)?;
             }
             layout.write_config(id)?;
         }

@@ -149,7 +149,12 @@ impl Driver {
                 told = true;
                 let names: Vec<String> =
                     silent.iter().map(|place| self.world.places.names[usize::from(*place)].to_string()).collect();
-                let told = format!("{} after {after} these take no writes: {}", seconds(took), names.join(" "));
+                let told = format!(
+                    "{} after {after} these take no writes: {}; {}",
+                    seconds(took),
+                    names.join(" "),
+                    self.world.standing()
+                );
                 self.found(Anomaly::new(Kind::TooSlow, told));
             }
             if took > WRITABLE_GIVEN_UP_MS {

@@ -3,7 +3,7 @@
 use super::plan::{Calls, Fault};
 use super::power::PowerCut;
 use crate::admin::Admin;
-use crate::admin::proto::QuorumMember;
+use crate::admin::proto::{DescribeClusterResponse, Liveness, QuorumMember};
 use crate::chance::Chance;
 use crate::cluster::cli::Cli;
 use crate::cluster::disk::{self, Damage};
@@ -314,6 +314,15 @@ impl World {
         }
     }
 
+    /// What each node knows now, for a complaint: who controls, in which term, how far its metadata is, what has no leader.
+    pub fn standing(&self) -> String {
+        let told = self.nodes.layout.ids().map(|node| match self.admin.describe(node, false, ASK) {
+            Some(answer) => format!("node {node} {}", knows(&answer)),
+            None => format!("node {node} does not answer"),
+        });
+        told.collect::<Vec<_>>().join("; ")
+    }
+
     /// `None` once every node sees every partition led, with all its replicas in sync.
     pub fn out_of_sync(&self) -> Option<String> {
         for node in self.nodes.layout.ids() {
@@ -323,10 +332,7 @@ impl World {
             let partitions = answer.partitions.unwrap_or_default();
             let brokers = answer.nodes.iter().filter(|node| node.broker).count();
             if brokers < usize::from(self.nodes.layout.nodes)
-                || answer
-                    .nodes
-                    .iter()
-                    .any(|node| node.broker && node.liveness() != crate::admin::proto::Liveness::Alive)
+                || answer.nodes.iter().any(|node| node.broker && node.liveness() != Liveness::Alive)
             {
                 return Some(format!("node {node} does not see all brokers alive"));
             }
@@ -348,10 +354,50 @@ impl World {
     }
 }
 
+fn knows(answer: &DescribeClusterResponse) -> String {
+    let controller = answer.controller.map_or("none".to_string(), |node| node.to_string());
+    let partitions = answer.partitions.unwrap_or_default();
+    let alive = answer.nodes.iter().filter(|node| node.broker && node.liveness() == Liveness::Alive).count();
+    format!(
+        "knows: controller {controller} in term {}, {} of {} committed entries applied, {alive} brokers alive, {} of {} \
+         partitions without a leader, {} not fully in sync",
+        answer.term,
+        answer.applied_index,
+        answer.commit_index,
+        partitions.without_leader,
+        partitions.total,
+        partitions.under_replicated
+    )
+}
+
 /// An operator's command that is refused is nothing wrong: the cluster may be busy with something else.
 fn asked(result: anyhow::Result<String>) -> Begun {
     match result {
         Ok(told) => Begun::Done(told.lines().last().unwrap_or_default().trim().to_string()),
         Err(error) => Begun::LeftOut(format!("{error:#}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::proto::PartitionCounts;
+
+    #[test]
+    fn a_complaint_says_what_a_node_knows() {
+        let partitions = PartitionCounts { total: 12, without_leader: 4, under_replicated: 7, ..Default::default() };
+        let answer = DescribeClusterResponse {
+            term: 9,
+            applied_index: 40,
+            commit_index: 41,
+            partitions: Some(partitions),
+            ..Default::default()
+        };
+        assert_eq!(
+            knows(&answer),
+            "knows: controller none in term 9, 40 of 41 committed entries applied, 0 brokers alive, 4 of 12 partitions \
+             without a leader, 7 not fully in sync"
+        );
+        assert!(knows(&DescribeClusterResponse { controller: Some(2), ..answer }).contains("controller 2 in term 9"));
     }
 }

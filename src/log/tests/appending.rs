@@ -8,6 +8,7 @@ use crate::log::partition_log::{AppendError, LogConfig, PartitionLog};
 use crate::log::testing::{Batch, batches_in, config, open, valid};
 use crate::platform::disk;
 use crate::platform::disk::faults::{Fault, Operation, arm};
+use crate::platform::disk::room::Room;
 use crate::records::batch::compute_crc;
 use parking_lot::{Condvar, Mutex};
 use std::io;
@@ -295,4 +296,29 @@ fn flushing_what_is_sealed_raises_the_recovery_point_and_leaves_the_active_segme
     assert_eq!(Checkpoint::load(log.folder()).unwrap().unwrap().recovery_point, active);
     assert!(log.begin_flush_of_sealed().is_none());
     assert!(log.begin_flush().is_some(), "the rest is not durable");
+}
+
+/// What others keep of the disk is no room for logs: neither for batches, nor for what a roll writes, nor for new folders.
+#[test]
+fn room_that_is_kept_counts_as_full() {
+    let data = tempfile::tempdir().unwrap();
+    let room = Room::measured_by(|| Ok(10 << 20));
+    let folder = LogFolder::open_sharing(data.path(), false, room.clone()).unwrap();
+    let mut log = open(&folder, config());
+    let one = valid(Batch::at(0).bytes());
+    log.append_as_leader(&one, LeaderEpoch(0), 0).unwrap();
+    let [mine, other] = [1, 2].map(|topic| TopicPartition::new(TopicId(Uuid::from_u128(topic)), 0));
+
+    room.keep(10 << 20);
+    assert!(matches!(log.append_as_leader(&one, LeaderEpoch(0), 0), Err(AppendError::DiskFull)));
+    assert!(disk::is_full(&log.roll().unwrap_err()));
+    assert!(folder.log(other, "other", config()).is_err_and(|error| error.is_passing()));
+    assert!(folder.store_high_watermarks(&[(mine, Offset(1))].into()).is_err_and(|error| error.is_passing()));
+    assert_eq!((log.log_end(), log.is_offline()), (Offset(1), false));
+    assert_eq!(batches_in(&log.reader().read(Offset(0), 1 << 20, ALL, true).unwrap().bytes).len(), 1, "reads go on");
+
+    room.keep(5 << 20);
+    log.append_as_leader(&one, LeaderEpoch(0), 0).unwrap();
+    log.roll().unwrap();
+    folder.log(other, "other", config()).unwrap();
 }

@@ -5,6 +5,7 @@ use crate::log::folder::LogFolder;
 use crate::log::partition_log::{LogConfig, PartitionLog};
 use crate::log::producers::Producers;
 use crate::log::testing::{Batch, batches_in, config, open, valid};
+use crate::platform::disk::room::Room;
 use crate::records::batch::BatchHeader;
 use proptest::prelude::*;
 
@@ -86,7 +87,7 @@ impl Model {
 
 fn live(events: Vec<Event>) {
     let data = tempfile::tempdir().unwrap();
-    let mut folder = LogFolder::open_with(data.path(), false, 3).unwrap();
+    let mut folder = LogFolder::open_with(data.path(), false, 3, Room::of(data.path())).unwrap();
     let mut log = open(&folder, small());
     let mut model = Model::default();
     let mut epoch = 0;
@@ -135,7 +136,7 @@ fn live(events: Vec<Event>) {
                 }
                 drop(log);
                 drop(folder);
-                folder = LogFolder::open_with(data.path(), clean, 3).unwrap();
+                folder = LogFolder::open_with(data.path(), clean, 3, Room::of(data.path())).unwrap();
                 log = open(&folder, small());
                 assert_eq!(log.durable_end(), log.log_end());
             }

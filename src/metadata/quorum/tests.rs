@@ -4,6 +4,7 @@
 use super::*;
 use crate::metadata::command::{ConfigChange, ConfigResource};
 use crate::platform::clock;
+use crate::platform::disk::room::Room;
 use futures::FutureExt;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicU32;
@@ -49,7 +50,8 @@ impl Node {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let config = QuorumConfig { dir, me, cluster_id: None };
+                let room = Room::of(&dir);
+                let config = QuorumConfig { dir, me, cluster_id: None, room };
                 let (quorum, service) = Quorum::start_with(config, sync).await.unwrap();
                 let listener = crate::platform::network::listen(&address.to_string()).await.unwrap();
                 let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
@@ -395,8 +397,9 @@ async fn a_failed_flush_is_fatal_and_is_not_tried_again() {
     // The disk is well again, and what it has is not known: no start votes with it, the first as little as the next.
     cluster.kill(1);
     for _ in 0..2 {
-        let config =
-            QuorumConfig { dir: cluster.folders[0].path().join("metadata"), me: RaftNodeId::from(1), cluster_id: None };
+        let dir = cluster.folders[0].path().join("metadata");
+        let room = Room::of(&dir);
+        let config = QuorumConfig { dir, me: RaftNodeId::from(1), cluster_id: None, room };
         let refused = Quorum::start(config).await.map(drop).unwrap_err();
         assert!(matches!(&refused, StartError::Lossy { node: BrokerId(1), .. }), "{refused}");
         let told = refused.to_string();

@@ -6,6 +6,7 @@
 use crate::platform::disk;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Tells later starts that a write or a sync in this folder failed: see [`note_loss`].
@@ -62,12 +63,12 @@ pub fn replace(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
 
 fn replace_unnoted(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     let temporary = folder.join(format!("{name}.new"));
-    let mut file = File::create(&temporary)?;
-    for part in parts {
-        file.write_all(part)?;
+    let written = write_synced(&temporary, parts);
+    if written.is_err() {
+        // A full disk should not be kept full by what did not fit.
+        let _ = fs::remove_file(&temporary);
     }
-    file.sync_data()?;
-    drop(file);
+    written?;
     fs::rename(&temporary, folder.join(name))?;
     // Whatever the reason: the name may be seen from now on and still be lost, so it does not pass as a full disk.
     sync_folder(folder).map_err(io::Error::other)
@@ -92,4 +93,21 @@ pub fn note_loss(folder: &Path, why: &str) {
 pub fn noted_loss(folder: &Path) -> io::Result<Option<String>> {
     let noted = read(&folder.join(LOSS_MARKER), NOTE_BYTES_MAX)?;
     Ok(noted.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_string()))
+}
+
+fn write_synced(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    file.sync_data()
+}
+
+/// Allocates blocks behind the file's end, which stays where it is: at least `least` bytes of them, up to `most`. What
+/// cannot be had is done without.
+pub fn allocate_ahead(file: &File, least: u64, most: u64) {
+    let Ok(now) = file.metadata() else { return };
+    if now.blocks() * 512 < now.len() + least {
+        let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, now.len(), most);
+    }
 }

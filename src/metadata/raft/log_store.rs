@@ -11,8 +11,9 @@
 
 use super::flush_time::FlushTime;
 use super::folder;
+use super::reserve::Reserve;
 use super::types::*;
-use crate::platform::disk;
+use crate::platform::{clock, disk};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogState, OptionalSend, RaftLogReader};
 use std::fmt::Debug;
@@ -35,6 +36,14 @@ const CACHE_BYTES: u64 = 16 << 20;
 /// How long an earlier holder's lock on the folder is waited for; a Raft core that was shut down lets go a little later.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
+/// What sled writes for a byte that it is given, at most: pages are written anew as they fill, segments are padded.
+const WRITES_PER_BYTE: u64 = 4;
+/// For a vote, an index, or deletions.
+const SMALL_WRITE_BYTES: u64 = 64 << 10;
+/// Blocks allocated behind the end of sled's file: what takes all room between a look and a write takes not these.
+const AHEAD_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
+/// The reserve is looked after when so much time has passed and nothing waits for the disk.
+const TEND_EVERY: Duration = Duration::from_secs(1);
 /// Purged entries are deleted in pieces, so that an append never waits for a long deletion.
 const PURGE_KEYS: usize = 256;
 /// Bound of what waits for the disk. The Raft core waits for each write before the next, so it holds one or two.
@@ -46,6 +55,10 @@ const PURGED: &[u8] = b"mpurged";
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogStoreError {
+    #[error(
+        "the disk is full and the metadata store's reserve is used up: make room below {0} and start the node again"
+    )]
+    Full(PathBuf),
     #[error("the metadata folder is held by another process: {0}")]
     Locked(sled::Error),
     #[error(transparent)]
@@ -69,6 +82,7 @@ pub struct LogStore {
     dir: PathBuf,
     reader: LogReader,
     disk: SyncSender<Job>,
+    reserve: Arc<Reserve>,
 }
 
 /// Reads entries beside the writer; one a replication stream.
@@ -93,17 +107,21 @@ enum Job {
 }
 
 impl LogStore {
-    /// Opens or creates the store in `dir`. Blocks while an earlier holder lets go of the lock. Refuses one in which an
-    /// earlier run could not write or sync.
+    /// As [`LogStore::open_with`], without a reserve.
+    #[cfg(test)]
     pub fn open(dir: &Path) -> Result<LogStore, LogStoreError> {
-        LogStore::open_with(dir, Box::new(File::sync_data))
+        LogStore::open_with(dir, Reserve::none(dir), Box::new(File::sync_data))
     }
 
-    pub fn open_with(dir: &Path, mut sync: SyncFile) -> Result<LogStore, LogStoreError> {
+    /// Opens or creates the store in `dir`. Blocks while an earlier holder lets go of the lock. Refuses one in which an
+    /// earlier run could not write or sync.
+    pub fn open_with(dir: &Path, reserve: Arc<Reserve>, mut sync: SyncFile) -> Result<LogStore, LogStoreError> {
         folder::create(dir)?;
         if let Some(why) = folder::noted_loss(dir)? {
             return Err(LogStoreError::Lossy(why));
         }
+        // Recovery writes too.
+        reserve.make_room(SEGMENT_BYTES as u64);
         let config =
             sled::Config::new().path(dir).segment_size(SEGMENT_BYTES).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let mut waited = Duration::ZERO;
@@ -133,10 +151,11 @@ impl LogStore {
         let (disk, jobs) = sync_channel(WAITING_MAX);
         let sync: SyncFile = Box::new(move |file| flushes.measure(|| sync(file)));
         thread::Builder::new().name("raft-log".into()).spawn({
-            let mut writer = DiskWriter { dir: dir.to_path_buf(), db, file, sync, first, failed: None };
+            let (reserve, dir) = (reserve.clone(), dir.to_path_buf());
+            let mut writer = DiskWriter { dir, db, file, sync, first, reserve, failed: None };
             move || writer.run(&jobs)
         })?;
-        let store = LogStore { dir: dir.to_path_buf(), reader, disk };
+        let store = LogStore { dir: dir.to_path_buf(), reader, disk, reserve };
         store.send(Job::Purge)?;
         Ok(store)
     }
@@ -156,13 +175,17 @@ impl LogStore {
 
     fn put_meta<T: serde::Serialize>(&self, what: &'static str, key: &[u8], value: &T) -> Result<(), LogStoreError> {
         let bytes = encode(value, PART_BYTES).map_err(|source| LogStoreError::Meta { what, source })?;
+        self.reserve.make_room(SMALL_WRITE_BYTES);
         self.wrote(self.reader.db.insert(key, bytes))?;
         Ok(())
     }
 
     /// sled could not write: final, but for want of room.
-    fn wrote<T>(&self, result: sled::Result<T>) -> sled::Result<T> {
-        result.inspect_err(|error| note_failed_write(&self.dir, error))
+    fn wrote<T>(&self, result: sled::Result<T>) -> Result<T, LogStoreError> {
+        result.map_err(|error| {
+            note_failed_write(&self.dir, &error);
+            full_or(&self.dir, error.into())
+        })
     }
 
     pub fn reader(&self) -> LogReader {
@@ -268,6 +291,7 @@ struct DiskWriter {
     file: File,
     sync: SyncFile,
     first: Arc<AtomicU64>,
+    reserve: Arc<Reserve>,
     /// Why nothing is written any more.
     failed: Option<String>,
 }
@@ -276,8 +300,10 @@ impl DiskWriter {
     /// One flush and fdatasync for all that waits, then everyone is told; deletions in between.
     fn run(&mut self, jobs: &Receiver<Job>) {
         let mut purging = false;
+        let mut tended = clock::now();
+        folder::allocate_ahead(&self.file, AHEAD_BYTES / 2, AHEAD_BYTES);
         loop {
-            let next = match jobs.recv_timeout(if purging { Duration::ZERO } else { Duration::from_secs(3_600) }) {
+            let next = match jobs.recv_timeout(if purging { Duration::ZERO } else { TEND_EVERY }) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -297,6 +323,11 @@ impl DiskWriter {
             } else if purging {
                 purging = self.purge();
             }
+            if self.failed.is_none() && clock::now().saturating_duration_since(tended) >= TEND_EVERY {
+                self.reserve.tend();
+                folder::allocate_ahead(&self.file, AHEAD_BYTES / 2, AHEAD_BYTES);
+                tended = clock::now();
+            }
         }
     }
 
@@ -307,7 +338,7 @@ impl DiskWriter {
         }
         if let Err(error) = self.db.flush() {
             note_failed_write(&self.dir, &error);
-            self.failed = Some(error.to_string());
+            self.failed = Some(full_or(&self.dir, error.into()).to_string());
         } else if let Err(error) = (self.sync)(&self.file) {
             folder::note_loss(&self.dir, &error.to_string());
             self.failed = Some(error.to_string());
@@ -319,15 +350,26 @@ impl DiskWriter {
         if self.failed.is_some() {
             return false;
         }
+        self.reserve.make_room(SMALL_WRITE_BYTES);
         match purge_some(&self.db, self.first.load(Ordering::Acquire)) {
             Ok(more) => more,
             Err(error) => {
                 tracing::error!(%error, "purged entries of the metadata log could not be deleted");
                 note_failed_write(&self.dir, &error);
-                self.failed = Some(error.to_string());
+                self.failed = Some(full_or(&self.dir, error.into()).to_string());
                 false
             }
         }
+    }
+}
+
+/// Says what to do where the error is a full disk.
+fn full_or(dir: &Path, error: LogStoreError) -> LogStoreError {
+    match &error {
+        LogStoreError::Sled(sled::Error::Io(e)) | LogStoreError::Io(e) if disk::is_full(e) => {
+            LogStoreError::Full(dir.to_path_buf())
+        }
+        _ => error,
     }
 }
 
@@ -436,12 +478,13 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut batch = sled::Batch::default();
+        let (mut batch, mut bytes) = (sled::Batch::default(), SMALL_WRITE_BYTES);
         for entry in entries {
-            add_entry(&mut batch, &entry).map_err(writing)?;
+            bytes += add_entry(&mut batch, &entry).map_err(writing)? as u64;
         }
+        self.reserve.make_room(bytes.saturating_mul(WRITES_PER_BYTE));
         // In memory, and readable from here on; the disk's thread makes it durable and then calls back.
-        self.wrote(self.reader.db.apply_batch(batch)).map_err(|e| writing(e.into()))?;
+        self.wrote(self.reader.db.apply_batch(batch)).map_err(writing)?;
         self.send(Job::Sync(Box::new(move |result| callback.log_io_completed(result)))).map_err(writing)
     }
 
@@ -450,7 +493,8 @@ impl RaftLogStorage<Types> for LogStore {
         for found in self.reader.db.range(key(log_id.index, 0)..key(u64::MAX, u16::MAX)) {
             batch.remove(found.map_err(|e| writing(e.into()))?.0);
         }
-        self.wrote(self.reader.db.apply_batch(batch)).map_err(|e| writing(e.into()))?;
+        self.reserve.make_room(SMALL_WRITE_BYTES);
+        self.wrote(self.reader.db.apply_batch(batch)).map_err(writing)?;
         self.durable().await.map_err(writing)
     }
 
@@ -461,7 +505,8 @@ impl RaftLogStorage<Types> for LogStore {
     }
 }
 
-fn add_entry(batch: &mut sled::Batch, entry: &Entry) -> Result<(), LogStoreError> {
+/// Answers the entry's size in bytes.
+fn add_entry(batch: &mut sled::Batch, entry: &Entry) -> Result<usize, LogStoreError> {
     let index = entry.log_id.index;
     let bytes = encode(entry, ENTRY_BYTES_MAX).map_err(|source| LogStoreError::Codec { index, source })?;
     for (number, part) in (0..).zip(bytes.chunks(PART_BYTES)) {
@@ -472,7 +517,7 @@ fn add_entry(batch: &mut sled::Batch, entry: &Entry) -> Result<(), LogStoreError
             batch.insert(&key(index, number), part);
         }
     }
-    Ok(())
+    Ok(bytes.len())
 }
 
 #[cfg(test)]

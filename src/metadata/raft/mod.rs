@@ -5,6 +5,7 @@
 //!                          │        │
 //!                     log_store   state_machine ──► Publisher (image, events)
 //!                     (sled + fdatasync)  └──► snapshot (a file of its own)
+//!                          └──── reserve ────┘   (room for both on a full disk)
 //! ```
 //!
 //! Elections: openraft's timers are off. `standing` decides when to campaign and whom to let campaign, `failover` watches
@@ -18,6 +19,7 @@ mod folder;
 pub mod identity;
 pub mod log_store;
 pub mod proto;
+pub mod reserve;
 pub mod server;
 pub mod snapshot;
 pub mod standing;

@@ -8,8 +8,10 @@
 //! the log is purged below it.
 
 use super::folder;
+use super::reserve::Reserve;
 use super::types::*;
 use crate::metadata::image::Image;
+use crate::platform::disk;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -23,6 +25,10 @@ const HEADER_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
+    #[error(
+        "the disk is full and the metadata store's reserve is used up: make room below {0} and start the node again"
+    )]
+    Full(PathBuf),
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -44,15 +50,16 @@ pub type Kept = (SnapshotMeta, Image);
 /// The node's one snapshot file.
 pub struct SnapshotStore {
     folder: PathBuf,
+    reserve: Arc<Reserve>,
     /// The meta of what the file holds. Held while the file is written: one writer at a time.
     current: Mutex<Option<SnapshotMeta>>,
 }
 
 impl SnapshotStore {
     /// The store, and what its file holds.
-    pub fn open(folder: PathBuf) -> Result<(Arc<SnapshotStore>, Option<Kept>), SnapshotError> {
+    pub fn open(folder: PathBuf, reserve: Arc<Reserve>) -> Result<(Arc<SnapshotStore>, Option<Kept>), SnapshotError> {
         folder::create(&folder)?;
-        let store = SnapshotStore { folder, current: Mutex::new(None) };
+        let store = SnapshotStore { folder, reserve, current: Mutex::new(None) };
         let kept = match store.read()? {
             None => None,
             Some((meta, body)) => Some((meta, decode_image(&body)?)),
@@ -88,7 +95,10 @@ impl SnapshotStore {
         prefix[..8].copy_from_slice(MAGIC);
         prefix[8..12].copy_from_slice(&u32::try_from(header.len()).expect("bounded above").to_be_bytes());
         prefix[12..].copy_from_slice(&crc_fast::crc32_iscsi(&header).to_be_bytes());
-        folder::replace(&self.folder, FILE, &[&prefix, &header, body])?;
+        self.reserve.make_room((PREFIX_BYTES + header.len() + body.len()) as u64);
+        folder::replace(&self.folder, FILE, &[&prefix, &header, body]).map_err(|error| {
+            if disk::is_full(&error) { SnapshotError::Full(self.folder.clone()) } else { error.into() }
+        })?;
         *current = Some(meta.clone());
         Ok(())
     }
@@ -130,21 +140,21 @@ mod tests {
     #[test]
     fn comes_back_after_reopening_and_never_goes_back() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, kept) = SnapshotStore::open(folder.path().into()).unwrap();
+        let (store, kept) = SnapshotStore::open(folder.path().into(), Reserve::none(folder.path())).unwrap();
         assert!(kept.is_none());
         let image = Image { index: RaftIndex(7), ..Image::default() };
         store.save(&meta(7), &encode_image(&image).unwrap()).unwrap();
         let older = Image { index: RaftIndex(3), ..Image::default() };
         store.save(&meta(3), &encode_image(&older).unwrap()).unwrap();
 
-        let (_, kept) = SnapshotStore::open(folder.path().into()).unwrap();
+        let (_, kept) = SnapshotStore::open(folder.path().into(), Reserve::none(folder.path())).unwrap();
         assert_eq!(kept, Some((meta(7), image)));
     }
 
     #[test]
     fn any_damage_is_seen() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = SnapshotStore::open(folder.path().into()).unwrap();
+        let (store, _) = SnapshotStore::open(folder.path().into(), Reserve::none(folder.path())).unwrap();
         store.save(&meta(7), &encode_image(&Image::default()).unwrap()).unwrap();
         let whole = folder::read(&folder.path().join(FILE), 1 << 20).unwrap().unwrap();
         for at in 0..whole.len() {

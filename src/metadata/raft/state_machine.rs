@@ -1,5 +1,6 @@
 //! Applies committed entries to the image and publishes it.
 
+use super::reserve::Reserve;
 use super::snapshot::{SnapshotError, SnapshotStore, decode_image, encode_image};
 use super::types::*;
 use crate::ids::RaftIndex;
@@ -27,8 +28,12 @@ pub struct StateMachine {
 
 impl StateMachine {
     /// The state that the folder's snapshot holds, published.
-    pub fn open(folder: &Path, publisher: Arc<Publisher>) -> Result<StateMachine, SnapshotError> {
-        let (snapshots, kept) = SnapshotStore::open(folder.to_path_buf())?;
+    pub fn open(
+        folder: &Path,
+        reserve: Arc<Reserve>,
+        publisher: Arc<Publisher>,
+    ) -> Result<StateMachine, SnapshotError> {
+        let (snapshots, kept) = SnapshotStore::open(folder.to_path_buf(), reserve)?;
         let (last_applied, membership, image) = match kept {
             Some((meta, image)) => (meta.last_log_id, meta.last_membership, image),
             None => (None, Membership::default(), Image::default()),

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "looks at the folder from outside")]
 
 use super::log_store::{LogStore, LogStoreError};
+use super::reserve::Reserve;
 use super::state_machine::StateMachine;
 use super::types::*;
 use crate::ids::*;
@@ -19,7 +20,7 @@ use tempfile::TempDir;
 struct Builder;
 
 fn machine(folder: &Path) -> StateMachine {
-    StateMachine::open(folder, Arc::new(Publisher::new())).unwrap()
+    StateMachine::open(folder, Reserve::none(folder), Arc::new(Publisher::new())).unwrap()
 }
 
 impl StoreBuilder<Types, LogStore, StateMachine, TempDir> for Builder {
@@ -165,7 +166,7 @@ async fn the_state_machine_returns_to_its_snapshot() {
 
     let publisher = Arc::new(Publisher::new());
     let mut updates = publisher.subscribe();
-    let mut second = StateMachine::open(folder.path(), publisher.clone()).unwrap();
+    let mut second = StateMachine::open(folder.path(), Reserve::none(folder.path()), publisher.clone()).unwrap();
     assert_eq!(second.applied_state().await.unwrap().0, Some(log_id(3)));
     assert!(updates.try_recv().unwrap().resync, "a snapshot tells no events");
     assert_eq!(publisher.image().features.len(), 3);

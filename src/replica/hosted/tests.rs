@@ -6,6 +6,7 @@ use crate::metadata::intent::{Intent, IntentAnswer, SubmitFuture};
 use crate::metadata::quorum::QuorumConfig;
 use crate::metadata::raft::types::RaftNodeId;
 use crate::platform::disk::faults::{self, Fault, Operation};
+use crate::platform::disk::room::Room;
 use crate::platform::random;
 use crate::replica::follower::ReplicaConfig;
 use crate::replica::partition::PartitionError;
@@ -41,7 +42,8 @@ impl LeadershipListener for Seen {
 
 async fn quorum(folder: &Path) -> Quorum {
     let me = RaftNodeId { node: BrokerId(1), directory: DirectoryId(random::uuid()) };
-    let config = QuorumConfig { dir: folder.join("metadata"), me, cluster_id: None };
+    let room = Room::of(folder);
+    let config = QuorumConfig { dir: folder.join("metadata"), me, cluster_id: None, room };
     let (quorum, _service) = Quorum::start(config).await.unwrap();
     quorum.initialize(ClusterId(random::uuid()), BTreeMap::from([(me, "127.0.0.1:1".to_string())])).await.unwrap();
     tokio::time::timeout(LONG, quorum.leadership().wait_for(|l| l.is_controller)).await.unwrap().unwrap();
