@@ -321,10 +321,13 @@ impl PartitionLog {
 
     /// Ends a flush; raises the durable end unless a truncation came between (then the generation differs).
     /// Returns the durable end. An error takes the log offline for ever (REPLICATION rule 19), ENOSPC too: a failed
-    /// fdatasync may have lost what it could not write.
+    /// fdatasync may have lost what it could not write. Only what could not be opened for a reason that passes is left to
+    /// the next flush: nothing was written or synced in vain.
     pub fn end_flush(&mut self, task: &FlushTask, result: &io::Result<()>) -> Offset {
         if let Err(error) = result {
-            self.go_offline(error);
+            if !(disk::is_unopened(error) && disk::is_passing(error)) {
+                self.go_offline(error);
+            }
             return self.durable_end;
         }
         if task.generation == self.generation && !self.is_offline() {

@@ -215,7 +215,7 @@ impl Recovery<'_> {
         }
         for file in dirty {
             // No sync that failed passes, for want of room either (rule 19): it must not be tried again.
-            self.wrote(file.sync_data().map_err(io::Error::other))?;
+            self.wrote(file.sync_data().map_err(final_unless_unopened))?;
         }
 
         let log_start = checkpoint.map_or(Offset::ZERO, |c| c.log_start).max(segments[0].base).min(next);
@@ -225,7 +225,7 @@ impl Recovery<'_> {
         if checkpoint != Some(content) {
             self.wrote(Checkpoint::new(self.folder.clone(), content).replace(0, content, &epochs))?;
         }
-        self.wrote(disk::sync_dir(self.folder).map_err(io::Error::other))?;
+        self.wrote(disk::sync_dir(self.folder).map_err(final_unless_unopened))?;
         Ok(Opened { segments, log_start, log_end: next, epochs, producers, snapshots, checkpoint: content, damage })
     }
 
@@ -275,10 +275,12 @@ impl Recovery<'_> {
         Ok((segment, at, lost))
     }
 
-    /// A recovery that could not write or sync has no second try: the next one would believe the page cache (rule 19).
+    /// A recovery that could not write or sync has no second try: the next one would believe the page cache (rule 19). One
+    /// that could not even open what it wanted to write has lost nothing.
     fn wrote<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if let Err(error) = &result
             && !disk::is_passing(error)
+            && !disk::is_unopened(error)
             && !self.context.offline.load(Ordering::Relaxed)
         {
             tracing::error!(
@@ -299,6 +301,11 @@ impl Recovery<'_> {
         }
         Ok(())
     }
+}
+
+/// No sync that failed passes, for want of room either.
+fn final_unless_unopened(error: io::Error) -> io::Error {
+    if disk::is_unopened(&error) { error } else { io::Error::other(error) }
 }
 
 /// The segment's batches end at `end`, as a cheap look at its last few says.
