@@ -51,9 +51,13 @@ impl Suspicions {
         Suspicions { looks: VecDeque::new(), known: BTreeSet::new(), next_at: clock::now(), bytes_per_second }
     }
 
-    fn add(&mut self, partition: &Arc<Partition>, offset: Offset) {
+    fn add(&mut self, partition: &Arc<Partition>, look: Look) {
         if self.known.insert(partition.id) {
-            self.looks.push_back((partition.id, Arc::downgrade(partition), Look::at(offset)));
+            self.looks.push_back((partition.id, Arc::downgrade(partition), look));
+        } else if look.must_not_be_lost()
+            && let Some((.., waiting)) = self.looks.iter_mut().find(|(id, ..)| *id == partition.id)
+        {
+            *waiting = waiting.joined(look);
         }
     }
 
@@ -110,7 +114,7 @@ pub(super) async fn watch_over(
             }
         };
         match word {
-            Some(Word::Suspect(partition, offset)) => suspicions.add(&partition, offset),
+            Some(Word::Suspect(partition, look)) => suspicions.add(&partition, look),
             Some(Word::Damaged(partition)) => {
                 damaged.insert(partition.id, (Arc::downgrade(&partition), clock::now()));
             }
@@ -302,7 +306,7 @@ mod tests {
         // More words than anybody could look into one by one.
         while controller.told.lock().len() < told + 3 {
             assert!(clock::now() < end, "damage is told no more while suspicions come");
-            (0..1_000).for_each(|_| one.node.tell(Word::Suspect(other.partition.clone(), Offset(0))));
+            (0..1_000).for_each(|_| one.node.tell(Word::Suspect(other.partition.clone(), Look::at(Offset(0)))));
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
         task.abort();
@@ -314,13 +318,13 @@ mod tests {
         one.show(&image(1, &[1, 2, 3], 0, 0, None));
         one.partition.append(&batch(&["a"]), 1).unwrap();
         let mut suspicions = Suspicions::new(SCRUB_COST_MIN);
-        (0..1_000).for_each(|_| suspicions.add(&one.partition, Offset(0)));
+        (0..1_000).for_each(|_| suspicions.add(&one.partition, Look::at(Offset(0))));
         assert_eq!(suspicions.looks.len(), 1);
         let before = clock::now();
         suspicions.step().await;
         assert_eq!(suspicions.next_at(), None, "it was looked into");
         assert!(suspicions.next_at >= before + Duration::from_secs(1), "what a step costs at least, at that rate");
-        suspicions.add(&one.partition, Offset(0));
+        suspicions.add(&one.partition, Look::at(Offset(0)));
         assert_eq!(suspicions.looks.len(), 1, "suspected again");
     }
 
