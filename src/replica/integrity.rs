@@ -233,6 +233,9 @@ mod tests {
     use crate::replica::testing::{Replica, batch, flip, image, three};
     use parking_lot::Mutex;
 
+    /// So many words wait that a stall of this test does not let them run dry.
+    const WORDS: usize = 200_000;
+
     /// Answers every report so, and keeps them.
     struct Controller {
         answer: Result<(), IntentError>,
@@ -301,13 +304,21 @@ mod tests {
     async fn reports_go_on_whatever_is_suspected_meanwhile() {
         let (one, controller, task) = damaged(Ok(())).await;
         let other = Replica::new(1, Durability::PageCache);
-        let told = controller.told.lock().len();
-        let end = clock::now() + Duration::from_secs(10);
-        // More words than anybody could look into one by one.
-        while controller.told.lock().len() < told + 3 {
+        // Each word that waits holds the partition.
+        let held = Arc::strong_count(&other.partition) + 2;
+        let mut told = controller.told.lock().len();
+        let end = clock::now() + Duration::from_secs(30);
+        // There is always a word that waits, more than anybody could look into one by one.
+        while controller.told.lock().len() < told + 2 {
             assert!(clock::now() < end, "damage is told no more while suspicions come");
-            (0..1_000).for_each(|_| one.node.tell(Word::Suspect(other.partition.clone(), Look::at(Offset(0)))));
-            tokio::time::sleep(Duration::from_micros(200)).await;
+            let waiting = Arc::strong_count(&other.partition).saturating_sub(held);
+            if waiting == 0 {
+                // What was told when nothing waited does not count.
+                told = controller.told.lock().len();
+            }
+            let suspect = || Word::Suspect(other.partition.clone(), Look::at(Offset(0)));
+            (waiting..WORDS).for_each(|_| one.node.tell(suspect()));
+            tokio::task::yield_now().await;
         }
         task.abort();
     }
