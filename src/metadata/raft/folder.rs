@@ -22,8 +22,13 @@ pub fn create(folder: &Path) -> io::Result<()> {
 }
 
 /// Makes the folder's entries durable: files created in it or renamed into it.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    open_folder(folder)?.sync_all()
+}
+
+/// To be synced later: fsync makes the entries durable.
+pub fn open_folder(folder: &Path) -> io::Result<File> {
+    File::open(folder)
 }
 
 /// A descriptor of our own for a file that another library writes: fdatasync covers the file, whoever wrote it.
@@ -73,7 +78,7 @@ struct Replacement {
 impl Replacement {
     fn open(folder: &Path, name: &str) -> io::Result<Replacement> {
         let temporary = folder.join(format!("{name}.new"));
-        let names = File::open(folder)?;
+        let names = open_folder(folder)?;
         Ok(Replacement { file: File::create(&temporary)?, folder: names, path: folder.join(name), temporary })
     }
 

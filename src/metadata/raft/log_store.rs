@@ -123,7 +123,7 @@ impl LogStore {
         let file = folder::open_to_sync(&dir.join("db"))?;
         // sled reads it at each open, gives up if it is torn, and never syncs it.
         let conf = folder::open_to_sync(&dir.join("conf"))?;
-        let names = File::open(dir)?;
+        let names = folder::open_folder(dir)?;
         // What a killed process wrote and did not sync is read from the page cache, and counts from here on. What cannot
         // be opened has lost nothing; what cannot be synced may have.
         let synced = [&file, &conf, &names].into_iter().try_for_each(File::sync_all);
