@@ -84,11 +84,6 @@ pub fn has_lossy_metadata(layout: &Layout, node: NodeId) -> bool {
     layout.data(node).join("metadata/lossy").exists()
 }
 
-/// Where there is no room any more for what the disk refused: the bytes that are read back count as written.
-pub fn settle(layout: &Layout, node: NodeId) -> anyhow::Result<()> {
-    forget_journal(layout, node)
-}
-
 /// What was changed behind the node's back is on the disk: a later power cut has nothing to take back before it.
 fn forget_journal(layout: &Layout, node: NodeId) -> anyhow::Result<()> {
     match std::fs::remove_dir_all(journal(layout, node)) {
