@@ -129,10 +129,8 @@ mod tests {
 
     #[test]
     fn a_small_disk_holds_all_that_a_run_sends() {
-        assert!(
-            RECORD_BYTES > PAYLOAD_BYTES_MAX + 100,
-            "a batch of one record has 61 bytes of its own and an index row"
-        );
+        // A batch of one record has 61 bytes of its own, and there are index rows.
+        const { assert!(RECORD_BYTES > PAYLOAD_BYTES_MAX + 100) };
         for (minutes, rate) in [(0, 4), (3, 300), (60, 300), (600, 5_000)] {
             let time = Duration::from_secs(60 * minutes);
             let sent = (time.as_secs() + 60) * u64::from(rate) * RECORD_BYTES;
