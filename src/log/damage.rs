@@ -49,6 +49,12 @@ impl Damage {
     pub(super) fn store(&self, folder: &Path) -> io::Result<()> {
         disk::write_atomic(&folder.join(DAMAGE_FILE), self.encode().as_bytes())
     }
+
+    /// Durably: a note that came back would have good records given up.
+    pub(super) fn remove_note(folder: &Path) -> io::Result<()> {
+        disk::remove_file(&folder.join(DAMAGE_FILE))?;
+        disk::sync_dir(folder)
+    }
 }
 
 impl PartitionLog {
@@ -72,10 +78,18 @@ impl PartitionLog {
 
     /// It is gone, or nothing can be done about it.
     pub fn forget_damage(&mut self) {
-        if self.damage.take().is_some()
-            && let Err(error) = disk::remove_file(&self.folder.join(DAMAGE_FILE))
-        {
+        let outlived = std::mem::take(&mut self.patches.note_outlived);
+        if self.damage.take().is_some() || outlived {
+            self.remove_damage_note();
+        }
+    }
+
+    pub(super) fn remove_damage_note(&mut self) {
+        if let Err(error) = Damage::remove_note(&self.folder) {
             tracing::warn!(folder = %self.folder.display(), %error, "a note of damage that is gone stays behind");
+            if !disk::is_unopened(&error) {
+                self.fail(&error);
+            }
         }
     }
 

@@ -28,6 +28,8 @@ pub struct FlushTask {
     pub(super) folders: Vec<PathBuf>,
     /// Counts the names made in the log's folder before the flush began.
     pub(super) names: u64,
+    /// Counts what was filled into damaged places before the flush began.
+    pub(super) patches: u64,
     /// After segments were sealed: what lets recovery start later.
     pub(super) sealed: Option<Sealed>,
 }

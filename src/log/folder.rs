@@ -211,7 +211,7 @@ impl LogFolder {
     }
 
     /// Keeps the folder of a partition that nobody knows any more for a grace time, under another name: see
-    /// [`strays`](super::strays). As for [`LogFolder::delete`], the log must have been dropped. `None`: there is no such
+    /// [`strays`]. As for [`LogFolder::delete`], the log must have been dropped. `None`: there is no such
     /// folder.
     pub fn set_aside(&self, id: TopicPartition, now_ms: i64) -> Result<Option<Aside>, FolderError> {
         let Some((name, path)) = self.closed(id)? else { return Ok(None) };

@@ -10,6 +10,7 @@ use super::epochs::Epochs;
 use super::files::OpenFiles;
 use super::flush::{FlushTask, Sealed, parent_of};
 use super::folder::Claim;
+use super::patch::Patches;
 use super::producer_snapshot;
 use super::producers::Producers;
 use super::read::{Published, View};
@@ -150,6 +151,7 @@ pub struct PartitionLog {
     pub(super) offline: bool,
     /// The first damage known.
     pub(super) damage: Option<Damage>,
+    pub(super) patches: Patches,
     /// Lets the folder open the log again once this is dropped.
     pub(super) _claim: Option<Claim>,
 }
@@ -197,6 +199,7 @@ impl PartitionLog {
             own_name_unsynced: false,
             offline: false,
             damage,
+            patches: Patches::default(),
             _claim: None,
         }
     }
@@ -261,17 +264,18 @@ impl PartitionLog {
 
     /// Starts a flush: the files to fdatasync, outside any lock. `None` if all is durable, or the log is offline.
     pub fn begin_flush(&mut self) -> Option<FlushTask> {
-        if self.is_offline() || (self.durable_end == self.log_end && self.unsynced.is_empty()) {
+        let is_durable = self.durable_end == self.log_end && self.unsynced.is_empty() && !self.has_unsynced_patches();
+        if self.is_offline() || is_durable {
             return None;
         }
         let task = self.flush_task(true);
         self.unless_failed(task)
     }
 
-    /// As [`PartitionLog::begin_flush`], of the sealed segments alone: where nobody waits for flushes (page-cache topics)
+    /// As [`PartitionLog::begin_flush`], of the sealed segments and of filled damage alone: where nobody waits for flushes (page-cache topics)
     /// it bounds what a recovery has to look at.
     pub fn begin_flush_of_sealed(&mut self) -> Option<FlushTask> {
-        if self.is_offline() || self.unsynced.is_empty() {
+        if self.is_offline() || (self.unsynced.is_empty() && !self.has_unsynced_patches()) {
             return None;
         }
         let task = self.flush_task(false);
@@ -287,6 +291,7 @@ impl PartitionLog {
         for segment in &self.unsynced {
             files.push(segment.log.get()?);
         }
+        files.extend(self.patches.files.iter().cloned());
         let mut end = self.active().base;
         if with_active {
             match &self.writer.file {
@@ -310,7 +315,8 @@ impl PartitionLog {
             recovery_point: self.active().base,
             epochs: self.epochs.clone(),
         });
-        Ok(FlushTask { end, generation: self.generation, files, folders, names: self.names_made, sealed })
+        let (generation, names, patches) = (self.generation, self.names_made, self.patches.made);
+        Ok(FlushTask { end, generation, files, folders, names, patches, sealed })
     }
 
     /// What must be durable with a sealed segment: its indexes, and the snapshot where it ends.
@@ -324,11 +330,17 @@ impl PartitionLog {
 
     /// Ends a flush; raises the durable end unless a truncation came between (then the generation differs).
     /// Returns the durable end. An error takes the log offline for ever (REPLICATION rule 19), ENOSPC too: a failed
-    /// fdatasync may have lost what it could not write.
+    /// fdatasync may have lost what it could not write. Only what could not be opened for a reason that passes is left to
+    /// the next flush: nothing was written or synced in vain.
     pub fn end_flush(&mut self, task: &FlushTask, result: &io::Result<()>) -> Offset {
         if let Err(error) = result {
-            self.go_offline(error);
+            if !(disk::is_unopened(error) && disk::is_passing(error)) {
+                self.go_offline(error);
+            }
             return self.durable_end;
+        }
+        if !self.is_offline() {
+            self.patches_synced(task.patches);
         }
         if task.generation == self.generation && !self.is_offline() {
             self.durable_end = self.durable_end.max(task.end);

@@ -5,9 +5,11 @@
 //! its damage instead would give up good records, perhaps the last good ones: another copy may be damaged just there.
 
 use super::partition_log::{PartitionLog, ReadError};
+use super::scan::{Window, check};
 use super::scrub::Damage;
 use super::segment::Segment;
 use crate::ids::*;
+use crate::platform::disk::{self, File};
 use crate::records::ValidBatches;
 use crate::records::batch::{BatchHeader, HEADER_BYTES};
 use std::io;
@@ -19,11 +21,23 @@ use std::sync::Arc;
 pub enum Patched {
     /// Good up to there; the rest of the damage is to be asked for from there on.
     UpTo(Offset),
-    /// There is no known damage any more.
-    Whole,
+    /// Good up to there, and the batch that follows is good, too. There is no known damage any more; but where a lost header
+    /// had hidden what lies behind it, that is to be looked at again from there.
+    Whole(Offset),
     /// The other copy's batches do not fit into the gap, so this log is another one from the damage on, or more of it is
     /// damaged. Nothing was changed.
     Unfit(String),
+}
+
+/// What was filled and is not known to be on the disk.
+#[derive(Default)]
+pub(super) struct Patches {
+    /// Held open, so that a failed write-back is sure to be told. Bound: the segments damaged between two flushes.
+    pub files: Vec<Arc<File>>,
+    /// Counts the writes, so that a flush knows whether it had them all.
+    pub made: u64,
+    /// The note beside the log tells of damage that is filled; it goes once that is on the disk.
+    pub note_outlived: bool,
 }
 
 /// Bytes of `batches` that go to `position` of a segment; the log is good up to `next` then.
@@ -32,49 +46,82 @@ struct Plan {
     position: u64,
     bytes: Range<usize>,
     next: Offset,
+    /// What follows is good as it is.
+    is_over: bool,
 }
 
 impl PartitionLog {
-    /// Fills the known damage as far as `batches`, which begin where it begins, go. Durable when this returns.
+    /// Fills the known damage as far as `batches`, which begin where it begins, go, or until this log's own bytes are good
+    /// again: more may not be asked of another copy, which may be damaged just there. Written, and durable with the next
+    /// flush; until that is through [`PartitionLog::has_unsynced_patches`] says so, and the older note stays, which tells
+    /// of more damage than there is: an opening looks at the bytes before it believes a note.
     pub fn patch_damage(&mut self, batches: &ValidBatches) -> io::Result<Patched> {
         self.check_writable()?;
-        let Some(damage) = self.damage.clone() else { return Ok(Patched::Whole) };
+        let Some(damage) = self.damage.clone() else { return Ok(Patched::Whole(self.log_end)) };
         let plan = match self.plan_patch(&damage, batches) {
             Ok(plan) => plan,
-            Err(ReadError::Disk(error)) => return Err(self.failed(error)),
+            Err(ReadError::Disk(error)) => return Err(self.failed_unless_unopened(error)),
             Err(error) => return Ok(Patched::Unfit(error.to_string())),
         };
-        let written = plan.segment.log.get().and_then(|file| {
-            file.write_at(&batches.bytes[plan.bytes], plan.position)?;
-            file.sync_data()
-        });
-        written.map_err(|error| self.failed(error))?;
-        if plan.next == damage.to {
+        if !plan.bytes.is_empty() {
+            let file = plan.segment.log.get().map_err(|error| self.failed_unless_unopened(error))?;
+            let written = file.write_at(&batches.bytes[plan.bytes], plan.position);
+            self.patches.made += 1;
+            if !self.patches.files.iter().any(|known| Arc::ptr_eq(known, &file)) {
+                self.patches.files.push(file);
+            }
+            written.map_err(|error| self.failed(error))?;
+        }
+        if !plan.is_over {
+            self.damage = Some(Damage { from: plan.next, ..damage });
+            return Ok(Patched::UpTo(plan.next));
+        }
+        if self.has_unsynced_patches() {
+            self.damage = None;
+            self.patches.note_outlived = true;
+        } else {
             self.forget_damage();
-            return Ok(Patched::Whole);
         }
-        let rest = Damage { from: plan.next, ..damage };
-        if let Err(error) = rest.store(&self.folder) {
-            // The older note says more than there is: what is filled is filled again.
-            tracing::warn!(folder = %self.folder.display(), %error, "how far the damage is filled could not be noted");
+        Ok(Patched::Whole(plan.next))
+    }
+
+    /// What was filled in is not known to be on the disk: until a flush, nothing that counts may be told of this copy.
+    pub fn has_unsynced_patches(&self) -> bool {
+        !self.patches.files.is_empty()
+    }
+
+    /// A flush that began after so many patches is through.
+    pub(super) fn patches_synced(&mut self, made: u64) {
+        if self.patches.files.is_empty() || made != self.patches.made {
+            return;
         }
-        self.damage = Some(rest);
-        Ok(Patched::UpTo(plan.next))
+        self.patches.files.clear();
+        if std::mem::take(&mut self.patches.note_outlived) && self.damage.is_none() {
+            self.remove_damage_note();
+        }
+    }
+
+    fn failed_unless_unopened(&mut self, error: io::Error) -> io::Error {
+        if disk::is_unopened(&error) { error } else { self.failed(error) }
     }
 
     fn plan_patch(&self, damage: &Damage, batches: &ValidBatches) -> Result<Plan, ReadError> {
         let unfit = |why: String| Err(ReadError::Damaged(why));
-        if damage.is_cut() || damage.from >= self.log_end || damage.from < self.log_start {
+        let Some(first) = batches.headers().next() else { return unfit("there are no batches".to_string()) };
+        if damage.is_cut() || damage.from >= self.log_end || damage.to <= self.log_start {
             return unfit(format!("there is no gap at offset {}", damage.from));
         }
-        let (index, position) = self.place_of_damage(damage.from)?;
+        let (index, position) = self.place_of_patch(damage, first.base_offset)?;
         let segment = self.segments[index].clone();
-        let (mut next, mut bytes) = (damage.from, 0..0);
+        let file = File::open_sparing(&segment.log.path())?;
+        let mut own = Window::sparing(&file, segment.size());
+        let (mut next, mut bytes) = (first.base_offset.max(damage.from), 0..0);
+        let mut is_over = self.is_good(&mut own, position, next)?;
         for batch in &batches.batches {
-            if next == damage.to {
+            if is_over || next >= damage.to {
                 break;
             }
-            let (header, epoch) = (&batch.header, self.epochs.at(next));
+            let (header, epoch) = (&batch.header, self.epochs.at(next.max(self.log_start)));
             if header.base_offset != next || epoch != Some(header.leader_epoch) {
                 let (base, of) = (header.base_offset, header.leader_epoch);
                 return unfit(format!(
@@ -86,18 +133,41 @@ impl PartitionLog {
             }
             bytes.end = batch.position + batch.size;
             next = header.end_offset();
+            let end = position + bytes.len() as u64;
+            if next > damage.to || end > segment.size() {
+                let Damage { from, to, .. } = damage;
+                return unfit(format!("the other copy's batches do not end where the damage {from}..{to} does"));
+            }
+            is_over = next < damage.to && self.is_good(&mut own, end, next)?;
         }
         let end = position + bytes.len() as u64;
-        if bytes.is_empty() || next > damage.to || end > segment.size() {
-            return unfit(format!(
-                "the other copy's batches do not end where the damage {}..{} does",
-                damage.from, damage.to
-            ));
+        if next == damage.to {
+            if !self.goes_on(index, end, next)? {
+                return unfit(format!("no batch follows at offset {next}"));
+            }
+            is_over = true;
         }
-        if next == damage.to && !self.goes_on(index, end, next)? {
-            return unfit(format!("no batch follows at offset {next}"));
+        Ok(Plan { segment, position, bytes, next, is_over })
+    }
+
+    /// Where the other copy's first batch goes. A log that starts inside the damage is filled from its start on.
+    fn place_of_patch(&self, damage: &Damage, base: Offset) -> Result<(usize, u64), ReadError> {
+        if base <= damage.from || damage.from >= self.log_start {
+            return self.place_of_damage(damage.from);
         }
-        Ok(Plan { segment, position, bytes, next })
+        let nowhere = || ReadError::Damaged(format!("no batch is found at offset {base}"));
+        let index = self.segments.partition_point(|s| s.base <= base).checked_sub(1).ok_or_else(nowhere)?;
+        match self.segments[index].locate(base)? {
+            Some(step) if step.header.base_offset == base => Ok((index, step.position)),
+            _ => Err(nowhere()),
+        }
+    }
+
+    /// Whether this log's own batch of offset `next` lies at `position`, whole.
+    fn is_good(&self, own: &mut Window<'_>, position: u64, next: Offset) -> Result<bool, ReadError> {
+        let epoch = self.epochs.at(next.max(self.log_start));
+        let found = check(own, position, next, LeaderEpoch::NONE)?;
+        Ok(found.is_ok_and(|header| Some(header.leader_epoch) == epoch))
     }
 
     /// Whether the segment has a batch of offset `next` at `position`, or ends there with it.

@@ -10,9 +10,10 @@ use super::epochs::Epochs;
 use super::partition_log::{Context, LogConfig, Opened, ReadError};
 use super::producer_snapshot;
 use super::producers::Producers;
+use super::read::View;
 use super::remover::DELETED_SUFFIX;
 use super::scan::scan;
-use super::scrub::Damage;
+use super::scrub::{Damage, first_damage};
 use super::segment::{Segment, file_name, parse_file_name};
 use super::walk::Walk;
 use crate::ids::*;
@@ -53,7 +54,7 @@ pub(super) fn open(
         && let (Some(checkpoint), Some(epochs)) = (checkpoint, epochs.clone())
         && let Some(opened) = recovery.believe(&files, checkpoint, epochs)?
     {
-        return Ok(with_noted(opened, noted));
+        return recovery.with_noted(opened, noted);
     }
     let opened = match recovery.recover(&files, checkpoint, epochs) {
         Err(ReadError::Damaged(reason)) => {
@@ -62,18 +63,7 @@ pub(super) fn open(
         }
         other => other?,
     };
-    Ok(with_noted(opened, noted))
-}
-
-/// The lower one of the damage noted by an earlier run and what this recovery had to cut.
-fn with_noted(mut opened: Opened, noted: Option<Damage>) -> Opened {
-    let end = opened.log_end;
-    let noted = noted.map(|damage| Damage { from: damage.from.min(end), to: damage.to.min(end), ..damage });
-    opened.damage = match (opened.damage, noted) {
-        (Some(cut), Some(noted)) if noted.from < cut.from => Some(noted),
-        (cut, noted) => cut.or(noted),
-    };
-    opened
+    recovery.with_noted(opened, noted)
 }
 
 /// The log's files by name.
@@ -217,7 +207,7 @@ impl Recovery<'_> {
         }
         for file in dirty {
             // No sync that failed passes, for want of room either (rule 19): it must not be tried again.
-            self.wrote(file.sync_data().map_err(io::Error::other))?;
+            self.wrote(file.sync_data().map_err(final_unless_unopened))?;
         }
 
         let log_start = checkpoint.map_or(Offset::ZERO, |c| c.log_start).max(segments[0].base).min(next);
@@ -227,8 +217,55 @@ impl Recovery<'_> {
         if checkpoint != Some(content) {
             self.wrote(Checkpoint::new(self.folder.clone(), content).replace(0, content, &epochs))?;
         }
-        self.wrote(disk::sync_dir(self.folder).map_err(io::Error::other))?;
+        self.wrote(disk::sync_dir(self.folder).map_err(final_unless_unopened))?;
         Ok(Opened { segments, log_start, log_end: next, epochs, producers, snapshots, checkpoint: content, damage })
+    }
+
+    /// The lower one of the damage noted by an earlier run, as far as it is still there, and what this recovery had to cut.
+    fn with_noted(&self, mut opened: Opened, noted: Option<Damage>) -> Result<Opened, ReadError> {
+        let end = opened.log_end;
+        let noted = noted.map(|damage| Damage { from: damage.from.min(end), to: damage.to.min(end), ..damage });
+        let noted = match noted {
+            Some(damage) if !damage.is_cut() => self.left_of(&opened, damage)?,
+            other => other,
+        };
+        opened.damage = match (opened.damage, noted) {
+            (Some(cut), Some(noted)) if noted.from < cut.from => Some(noted),
+            (cut, noted) => cut.or(noted),
+        };
+        Ok(opened)
+    }
+
+    /// What is left of noted damage. A note may be older than what was filled since, or come back after a power loss; to
+    /// believe it would give up good records.
+    fn left_of(&self, opened: &Opened, noted: Damage) -> Result<Option<Damage>, ReadError> {
+        let Opened { segments, log_start, log_end, .. } = opened;
+        let first = segments.partition_point(|s| s.base <= noted.from).saturating_sub(1);
+        let mut files = Vec::new();
+        for segment in segments[first..].iter().take_while(|s| s.base < noted.to && s.size() > 0) {
+            let file = segment.log.get()?;
+            if self.context.lossy {
+                file.forget_cached()?;
+            }
+            files.push(file);
+        }
+        let view = View { segments: segments.clone(), log_start: *log_start };
+        match first_damage(&view, noted.from, noted.to, *log_end) {
+            Ok(Some(left)) => return Ok(Some(Damage { from: left.from, to: left.to.max(noted.to), ..noted })),
+            Ok(None) => {}
+            Err(ReadError::Disk(error)) if disk::is_passing(&error) => return Err(error.into()),
+            Err(_) => return Ok(Some(noted)),
+        }
+        tracing::info!(
+            folder = %self.folder.display(), from = %noted.from, to = %noted.to,
+            "what was noted as damaged is good again"
+        );
+        // It may have been filled and not been synced.
+        for file in files {
+            self.wrote(file.sync_data().map_err(final_unless_unopened))?;
+        }
+        self.wrote(Damage::remove_note(self.folder))?;
+        Ok(None)
     }
 
     /// Scans one segment, cuts what is bad, and rebuilds its indexes. Answers where it ends, and the damage if what was cut
@@ -277,10 +314,12 @@ impl Recovery<'_> {
         Ok((segment, at, lost))
     }
 
-    /// A recovery that could not write or sync has no second try: the next one would believe the page cache (rule 19).
+    /// A recovery that could not write or sync has no second try: the next one would believe the page cache (rule 19). One
+    /// that could not even open what it wanted to write has lost nothing.
     fn wrote<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if let Err(error) = &result
             && !disk::is_passing(error)
+            && !disk::is_unopened(error)
             && !self.context.offline.load(Ordering::Relaxed)
         {
             tracing::error!(
@@ -301,6 +340,11 @@ impl Recovery<'_> {
         }
         Ok(())
     }
+}
+
+/// No sync that failed passes, for want of room either.
+fn final_unless_unopened(error: io::Error) -> io::Error {
+    if disk::is_unopened(&error) { error } else { io::Error::other(error) }
 }
 
 /// The segment's batches end at `end`, as a cheap look at its last few says.

@@ -14,7 +14,8 @@ use crate::records::batch::{BatchHeader, HEADER_BYTES};
 pub struct Damage {
     /// Where the damaged batch begins; everything below is good as far as it was looked at.
     pub from: Offset,
-    /// Where readable batches begin again: the next batch, or the end of the segment if the header is lost.
+    /// Where readable batches are known to begin again: the next batch, or the end of the segment if the header is lost,
+    /// though good ones may lie before it then.
     pub to: Offset,
     pub reason: String,
 }
@@ -84,6 +85,23 @@ fn check_from(view: &View, from: Cursor, upper: Offset, log_end: Offset, bytes_m
             Ok(Checked { next: Some(Cursor { offset: next, place }), bytes: step.bytes, damage: None })
         }
         Found::Until(..) => Ok(done(step.bytes)),
+    }
+}
+
+/// The first damage in `from..to` of a log that nobody changes meanwhile.
+pub(super) fn first_damage(
+    view: &View,
+    from: Offset,
+    to: Offset,
+    log_end: Offset,
+) -> Result<Option<Damage>, ReadError> {
+    let mut cursor = Cursor::at(from);
+    loop {
+        match check_from(view, cursor, to.min(log_end), log_end, u64::MAX)? {
+            Checked { damage: Some(damage), .. } => return Ok(Some(damage)),
+            Checked { next: Some(next), .. } => cursor = next,
+            Checked { next: None, .. } => return Ok(None),
+        }
     }
 }
 

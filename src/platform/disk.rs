@@ -29,7 +29,10 @@ pub struct File {
 impl File {
     /// Opens an existing file for reading and writing.
     pub fn open(path: &Path) -> io::Result<File> {
-        Self::wrap(fs::OpenOptions::new().read(true).write(true).open(path)?, path)
+        #[cfg(test)]
+        faults::check(path, faults::Operation::Open).map_err(|error| unopened(path, error))?;
+        let inner = fs::OpenOptions::new().read(true).write(true).open(path);
+        Self::wrap(inner.map_err(|error| unopened(path, error))?, path)
     }
 
     /// As [`open`](Self::open), for [`read_sparing_at`](Self::read_sparing_at): nothing is read ahead of what is asked for,
@@ -51,8 +54,9 @@ impl File {
     /// [`sync_dir`] of its folder.
     pub fn open_or_create(path: &Path) -> io::Result<File> {
         #[cfg(test)]
-        faults::check(path, faults::Operation::Create)?;
-        Self::wrap(fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?, path)
+        faults::check(path, faults::Operation::Create).map_err(|error| unopened(path, error))?;
+        let inner = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        Self::wrap(inner.map_err(|error| unopened(path, error))?, path)
     }
 
     #[cfg_attr(not(test), allow(unused_variables, reason = "tests remember the path to inject faults by it"))]
@@ -196,7 +200,7 @@ impl File {
     /// there in any case.
     pub fn occupy(&self, position: u64, length: u64) -> io::Result<()> {
         use rustix::io::Errno;
-        const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
         loop {
             match rustix::fs::fallocate(&self.inner, rustix::fs::FallocateFlags::empty(), position, length) {
                 Ok(()) => return Ok(()),
@@ -234,7 +238,32 @@ pub fn is_full(error: &io::Error) -> bool {
 pub fn is_passing(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let of_process = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
+    let error = match unopened_in(error) {
+        Some(Unopened { source, .. }) => source,
+        None => error,
+    };
     is_full(error) || error.raw_os_error().is_some_and(|code| of_process.contains(&code))
+}
+
+/// The file or folder could not even be opened: nothing that was written is in doubt, as it is after a failed write or sync.
+pub fn is_unopened(error: &io::Error) -> bool {
+    unopened_in(error).is_some()
+}
+
+/// Carried by the errors of opening, so that they can be told from those of the calls that follow.
+#[derive(Debug, thiserror::Error)]
+#[error("{path} cannot be opened: {source}", path = path.display())]
+struct Unopened {
+    path: PathBuf,
+    source: io::Error,
+}
+
+fn unopened(path: &Path, source: io::Error) -> io::Error {
+    io::Error::new(source.kind(), Unopened { path: path.to_path_buf(), source })
+}
+
+fn unopened_in(error: &io::Error) -> Option<&Unopened> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// Raises this process's limit on open files as far as it may go itself; answers the limit.
@@ -316,8 +345,11 @@ pub fn remove_dir_all(path: &Path) -> io::Result<()> {
 /// Makes the names in a folder durable.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     #[cfg(test)]
+    faults::check(path, faults::Operation::Open).map_err(|error| unopened(path, error))?;
+    let folder = fs::File::open(path).map_err(|error| unopened(path, error))?;
+    #[cfg(test)]
     faults::check(path, faults::Operation::Sync)?;
-    fs::File::open(path)?.sync_all()
+    folder.sync_all()
 }
 
 pub fn exists(path: &Path) -> bool {
@@ -518,6 +550,19 @@ mod tests {
         assert!(!is_full(&error) && !is_passing(&error));
         let too_many_files = io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
         assert!(is_passing(&too_many_files) && !is_full(&too_many_files));
+        assert!(!is_unopened(&error) && !is_unopened(&too_many_files));
+    }
+
+    #[test]
+    fn what_cannot_be_opened_says_so_and_still_tells_whether_it_passes() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = File::open(&folder.path().join("f")).unwrap_err();
+        assert!(is_unopened(&missing) && !is_passing(&missing) && missing.kind() == io::ErrorKind::NotFound);
+        for error in [sync_dir(&folder.path().join("d")).unwrap_err(), missing] {
+            assert!(is_unopened(&error) && error.to_string().contains("cannot be opened"), "{error}");
+        }
+        let passing = unopened(Path::new("f"), rustix::io::Errno::MFILE.into());
+        assert!(is_unopened(&passing) && is_passing(&passing));
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::metadata::image::topics::Partition as PartitionImage;
 use crate::metadata::intent::IntentError;
 use crate::platform::clock;
 use crate::records::ValidBatches;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -108,21 +109,50 @@ pub(super) struct Integrity {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     suspected: Offset,
+    /// All up to there is suspected. Invariant: `suspected` ≤ `through`.
+    through: Offset,
     /// `None`: nothing was read yet.
     cursor: Option<Cursor>,
-    /// Read behind the suspected offset.
+    /// Read behind what is suspected.
     beyond: u64,
 }
 
 impl Look {
     pub fn at(suspected: Offset) -> Look {
-        Look { suspected, cursor: None, beyond: 0 }
+        Look { suspected, through: suspected, cursor: None, beyond: 0 }
     }
+
+    pub fn through(range: Range<Offset>) -> Look {
+        Look { through: range.end.max(range.start), ..Look::at(range.start) }
+    }
+
+    #[cfg(test)]
+    pub fn from(&self) -> Offset {
+        self.suspected
+    }
+
+    /// Nobody would raise the suspicion again.
+    pub fn must_not_be_lost(&self) -> bool {
+        self.through > self.suspected
+    }
+
+    /// One look at what both suspect.
+    pub fn joined(self, other: Look) -> Look {
+        Look::through(self.suspected.min(other.suspected)..self.through.max(other.through))
+    }
+}
+
+/// What became of an answer to a fetch of the damaged range.
+pub(super) struct Filled {
+    /// The next fetch goes on elsewhere.
+    pub moved: bool,
+    /// The damage is filled: this is to be looked at again, and all of it must reach the disk.
+    pub look: Option<Range<Offset>>,
 }
 
 /// What the integrity task is told.
 pub(super) enum Word {
-    Suspect(Arc<Partition>, Offset),
+    Suspect(Arc<Partition>, Look),
     Damaged(Arc<Partition>),
 }
 
@@ -144,12 +174,13 @@ impl State {
     }
 }
 
-/// Where the damage begins, if good batches may lie behind it: what recovery has cut off, or a log that starts above it,
-/// has nothing to fill.
+/// Where the damage begins in what is left of the log, if good batches may lie behind it: what recovery has cut off has
+/// nothing to fill.
 fn gap(state: &State) -> Option<Offset> {
     let log = state.log.as_ref()?;
     let damage = log.damage().filter(|damage| !damage.is_cut())?;
-    (log.log_start() <= damage.from && damage.from < log.log_end()).then_some(damage.from)
+    let from = damage.from.max(log.log_start());
+    (from < damage.to && from < log.log_end()).then_some(from)
 }
 
 impl Partition {
@@ -165,7 +196,15 @@ impl Partition {
             *looked_at = Some(now);
         }
         if let Some(me) = self.me.upgrade() {
-            self.node.tell(Word::Suspect(me, offset));
+            self.node.tell(Word::Suspect(me, Look::at(offset)));
+        }
+    }
+
+    /// What was filled ends at `filled.start`; up to its end this log was thought damaged, for want of a header.
+    pub(super) fn look_behind(&self, filled: Range<Offset>) {
+        self.state.lock().integrity.looked_at = Some(clock::now());
+        if let Some(me) = self.me.upgrade() {
+            self.node.tell(Word::Suspect(me, Look::through(filled)));
         }
     }
 
@@ -175,7 +214,7 @@ impl Partition {
         let cursor = look.cursor.unwrap_or(Cursor::at(look.suspected.max(start)));
         let Some(Checked { next, bytes, .. }) = self.check(cursor, end, STEP_BYTES) else { return (STEP_BYTES, None) };
         let mut look = Look { cursor: next, ..look };
-        if next.is_some_and(|next| next.offset() > look.suspected) {
+        if next.is_some_and(|next| next.offset() > look.through) {
             look.beyond += bytes;
         }
         if next.is_some() && look.beyond < LOOK_BYTES {
@@ -221,8 +260,8 @@ impl Partition {
 
     /// A whole look at once.
     #[cfg(test)]
-    pub(super) fn look_into(&self, offset: Offset) {
-        let mut next = Some(Look::at(offset));
+    pub(super) fn look_into(&self, look: Look) {
+        let mut next = Some(look);
         while let Some(look) = next {
             next = self.look(look).1;
         }
@@ -364,18 +403,13 @@ impl Partition {
             && gap(guard).is_some()
     }
 
-    /// Fills the damage with what the leader sent; cuts there, if it has something else or nothing.
-    pub(super) fn fill(
-        &self,
-        guard: &mut State,
-        batches: Option<&ValidBatches>,
-        leads_to: Offset,
-    ) -> Result<bool, FollowError> {
+    /// Fills the damage with what the leader sent; cuts there, if it has something else. That it sent nothing means nothing:
+    /// it may be throttled, or the answer full. A leader whose log ends here says so as where the logs part.
+    pub(super) fn fill(&self, guard: &mut State, batches: Option<&ValidBatches>) -> Result<Filled, FollowError> {
         let Some(log) = guard.log.as_mut() else { return Err(FollowError::Superseded) };
-        let Some(damage) = log.damage().cloned() else { return Ok(true) };
+        let Some(damage) = log.damage().cloned() else { return Ok(Filled { moved: true, look: None }) };
         let Some(batches) = batches.filter(|batches| !batches.batches.is_empty()) else {
-            // Nothing yet; or nothing at all, where no record from there on was acknowledged.
-            return Ok(leads_to <= damage.from && self.cut_damage(guard));
+            return Ok(Filled { moved: false, look: None });
         };
         if let Some(first) = batches.headers().next().filter(|first| first.base_offset >= damage.to) {
             // An answer to an earlier fetch.
@@ -383,20 +417,19 @@ impl Partition {
             return Err(AppendError::NotContiguous { given, end }.into());
         }
         match log.patch_damage(batches)? {
-            Patched::UpTo(_) => Ok(true),
-            Patched::Whole => {
+            Patched::UpTo(_) => Ok(Filled { moved: true, look: None }),
+            Patched::Whole(end) => {
                 tracing::warn!(
-                    partition = ?self, from = %damage.from, to = %damage.to,
+                    partition = ?self, from = %damage.from, to = %end,
                     "the damaged records are filled in from the leader's copy, outside of ISR and ELR"
                 );
                 // What was hit once may have been hit twice.
-                guard.integrity.looked_at = None;
                 self.mended(guard);
-                Ok(true)
+                Ok(Filled { moved: true, look: Some(end..damage.to) })
             }
             Patched::Unfit(why) => {
                 tracing::warn!(partition = ?self, why, "the damaged records cannot be filled in");
-                Ok(self.cut_damage(guard))
+                Ok(Filled { moved: self.cut_damage(guard), look: None })
             }
         }
     }
@@ -423,6 +456,16 @@ impl Partition {
         }
     }
 
+    /// The log's start moved.
+    pub(super) fn gone_or_left(&self, guard: &mut State) {
+        let Some(log) = guard.log.as_ref() else { return };
+        let (start, left) = (log.log_start(), log.damage().is_some());
+        tracing::warn!(partition = ?self, %start, left, "the damaged records, or some of them, are deleted at the leader");
+        if !left {
+            self.mended(guard);
+        }
+    }
+
     fn mended(&self, guard: &mut State) {
         guard.integrity.holds_ready = None;
         let (from, to) = guard.count();
@@ -441,7 +484,9 @@ impl Node {
 mod tests {
     use super::*;
     use crate::config::topic::Durability;
-    use crate::replica::testing::{Replica, batch, image};
+    use crate::replica::follower::Fetched;
+    use crate::replica::testing::{Replica, batch, flip, image, three};
+    use bytes::Bytes;
 
     /// Readiness waits until the controller was told of its damage, and nobody is there to tell it.
     fn opened_damaged() -> Replica {
@@ -467,6 +512,73 @@ mod tests {
         assert!(!node.is_ready_held(), "dropped without a stop");
         let released = node.ready_released.notified();
         tokio::time::timeout(Duration::from_secs(10), released).await.expect("who waits for readiness is told");
+    }
+
+    /// Broker 2 is damaged at `offset`, out of sync, and follows broker 1 in epoch 1.
+    async fn damaged_follower(durability: Durability, records: &[&[&str]], offset: i64) -> [Replica; 3] {
+        let [one, two, three] = three(durability);
+        for values in records {
+            one.partition.append(&batch(values), 1).unwrap();
+        }
+        for _ in 0..2 {
+            two.catch_up(&one).await;
+            three.catch_up(&one).await;
+        }
+        flip(&two.partition, offset, false);
+        two.partition.look_into(Look::at(Offset(offset)));
+        assert_eq!(two.node.gauges.damaged(), 1);
+        for replica in [&one, &two] {
+            replica.show(&image(1, &[1, 3], 1, 1, None));
+        }
+        [one, two, three]
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_records_cuts_nothing() {
+        let [one, two, _three] = damaged_follower(Durability::Sync, &[&["a"], &["b"], &["c"]], 1).await;
+        let position = two.partition.position(LeaderEpoch(1)).expect("it asks for what is damaged");
+        assert_eq!((position.offset, position.fills), (Offset(1), true));
+        // A new leader knows of less than what was acked; and it may be throttled.
+        let nothing = Fetched { records: Bytes::new(), high_watermark: Offset(0), log_start: Offset(0) };
+        assert!(!two.partition.on_fetched(LeaderEpoch(1), nothing).unwrap());
+        assert_eq!((two.end(), two.node.gauges.damaged()), (3, 1));
+        assert!(two.fetch(&one).await.unwrap());
+        assert_eq!((two.end(), two.node.gauges.damaged()), (3, 0), "filled");
+        let position = two.partition.position(LeaderEpoch(1)).expect("it follows");
+        assert!(position.needs_flush || !two.partition.state.lock().log.as_ref().unwrap().has_unsynced_patches());
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_cut_where_its_leaders_log_ends() {
+        let [one, two, three] = three(Durability::PageCache);
+        one.partition.append(&batch(&["a"]), 1).unwrap();
+        two.catch_up(&one).await;
+        three.catch_up(&one).await;
+        one.partition.append(&batch(&["only here"]), 1).unwrap();
+        flip(&one.partition, 1, false);
+        one.partition.look_into(Look::at(Offset(1)));
+        for replica in [&one, &two] {
+            replica.show(&image(2, &[2, 3], 1, 1, None));
+        }
+        assert!(one.fetch(&two).await.unwrap());
+        assert_eq!((one.end(), one.node.gauges.damaged()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_deleted_at_the_leader_need_not_be_filled_and_costs_nothing_behind_it() {
+        for deleted in [2, 1] {
+            let records: [&[&str]; 2] = [&["a", "b"], &["c"]];
+            let [one, two, _three] = damaged_follower(Durability::PageCache, &records, 0).await;
+            assert_eq!(one.partition.delete_records(Offset(deleted)).unwrap(), Offset(deleted));
+            assert!(two.fetch(&one).await.unwrap());
+            let status = two.partition.status();
+            assert_eq!((status.log_start, status.log_end), (Offset(deleted), Offset(3)));
+            if deleted == 1 {
+                assert_eq!(two.node.gauges.damaged(), 1, "half of the damaged batch still counts");
+                assert!(two.fetch(&one).await.unwrap());
+            }
+            assert_eq!((two.end(), two.node.gauges.damaged()), (3, 0), "below {deleted} deleted");
+        }
     }
 
     #[test]

@@ -2,14 +2,15 @@
 
 use super::follower::Position;
 use crate::ids::*;
-use crate::wire::codec::FETCH_REFUSED_TAG;
+use crate::wire::codec::{FETCH_FILLS_TAG, FETCH_REFUSED_TAG};
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Our own tagged field, among nodes only: what came from this offset before was damaged.
-fn refusal(refused: bool) -> BTreeMap<i32, Bytes> {
-    refused.then(|| (FETCH_REFUSED_TAG, Bytes::new())).into_iter().collect()
+/// Our own tagged fields, among nodes only.
+fn tags(position: &Position) -> BTreeMap<i32, Bytes> {
+    let tags = [(position.refused, FETCH_REFUSED_TAG), (position.fills, FETCH_FILLS_TAG)];
+    tags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, tag)| (tag, Bytes::new())).collect()
 }
 
 /// What one request carries of the session.
@@ -67,7 +68,7 @@ impl FetchSession {
                     .with_last_fetched_epoch(position.last_fetched_epoch.0)
                     .with_log_start_offset(position.log_start.0)
                     .with_partition_max_bytes(max_bytes)
-                    .with_unknown_tagged_fields(refusal(position.refused)),
+                    .with_unknown_tagged_fields(tags(&position)),
             );
         }
         let mut forgotten: BTreeMap<TopicId, Vec<i32>> = BTreeMap::new();
@@ -112,6 +113,7 @@ mod tests {
             log_start: Offset(0),
             needs_flush: false,
             refused: false,
+            fills: false,
         }
     }
 

@@ -1,6 +1,6 @@
 //! A partition's following side: what it asks its leader for, and what it does with the answers.
 
-use super::damage::Mending;
+use super::damage::{Filled, Mending};
 use super::partition::Partition;
 use super::role::{Afterwards, Role, State};
 use super::truncation::{self, Cut};
@@ -62,6 +62,8 @@ pub(super) struct Position {
     pub needs_flush: bool,
     /// What the leader sent from here was refused as damaged: it should look at its own log.
     pub refused: bool,
+    /// What is asked for fills damage, and this log goes on behind it: a leader that ends there has another log.
+    pub fills: bool,
 }
 
 /// One partition's part of a Fetch answer.
@@ -141,8 +143,9 @@ impl Partition {
                     let log_start = log.log_start();
                     let last = if offset > log_start { log.epoch_at(Offset(offset.0 - 1)) } else { None };
                     let last_fetched_epoch = last.unwrap_or(LeaderEpoch::NONE);
-                    // It claims nothing that is not on the disk: what lies below the damage is older than it.
-                    let needs_flush = durability == Durability::Sync && log.durable_end() < offset;
+                    // It claims nothing that is not on the disk: neither what was filled below, nor what lies there.
+                    let is_durable = log.durable_end() >= offset && !log.has_unsynced_patches();
+                    let needs_flush = durability == Durability::Sync && !is_durable;
                     return Some(Position {
                         leader_epoch: epoch,
                         offset,
@@ -150,6 +153,7 @@ impl Partition {
                         log_start,
                         needs_flush,
                         refused,
+                        fills: true,
                     });
                 }
             }
@@ -157,13 +161,15 @@ impl Partition {
         let log = following(&mut guard, epoch).ok()?;
         let (start, end) = (log.log_start(), log.log_end());
         let last = if end > start { log.epoch_at(Offset(end.0 - 1)) } else { None };
+        let is_durable = log.durable_end() >= end && !log.has_unsynced_patches();
         Some(Position {
             leader_epoch: epoch,
             offset: end,
             last_fetched_epoch: last.unwrap_or(LeaderEpoch::NONE),
             log_start: start,
-            needs_flush: durability == Durability::Sync && log.durable_end() < end,
+            needs_flush: durability == Durability::Sync && !is_durable,
             refused,
+            fills: false,
         })
     }
 
@@ -181,12 +187,12 @@ impl Partition {
         let now_ms = clock::wall_ms();
         let mut guard = self.state.lock();
         if self.is_filling(&guard, epoch) {
-            let damage_to = guard.log.as_ref().and_then(|log| log.damage().map(|damage| damage.to));
-            let moved = self.fill(&mut guard, batches.as_ref(), fetched.high_watermark)?;
-            let is_whole = guard.log.as_ref().is_some_and(|log| log.damage().is_none());
+            let Filled { moved, look } = self.fill(&mut guard, batches.as_ref())?;
             drop(guard);
-            if let Some(to) = damage_to.filter(|_| is_whole) {
-                self.suspect(to);
+            if let Some(range) = look {
+                self.look_behind(range);
+                // Where synced data counts the next fetch waits for it, too.
+                self.finish(Afterwards { flush: true, ..Afterwards::default() });
             }
             return Ok(moved);
         }
@@ -274,6 +280,16 @@ impl Partition {
     pub(super) fn on_out_of_range(&self, epoch: LeaderEpoch, leader_start: Offset) -> Result<(), FollowError> {
         let mut guard = self.state.lock();
         if self.is_filling(&guard, epoch) {
+            let state = &mut *guard;
+            let Some(log) = state.log.as_mut() else { return Err(FollowError::Superseded) };
+            if leader_start > log.log_start() && leader_start <= log.log_end() {
+                // What is damaged, or some of it, is deleted there, and what lies behind it stays. A leader's log never
+                // starts above its high watermark.
+                log.advance_log_start(leader_start)?;
+                state.high_watermark = state.high_watermark.max(leader_start);
+                self.gone_or_left(&mut guard);
+                return Ok(());
+            }
             return if self.cut_damage(&mut guard) { Ok(()) } else { Err(FollowError::Superseded) };
         }
         let (high_watermark, unclean_epoch) = (guard.high_watermark, guard.unclean_epoch);

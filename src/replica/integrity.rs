@@ -51,9 +51,13 @@ impl Suspicions {
         Suspicions { looks: VecDeque::new(), known: BTreeSet::new(), next_at: clock::now(), bytes_per_second }
     }
 
-    fn add(&mut self, partition: &Arc<Partition>, offset: Offset) {
+    fn add(&mut self, partition: &Arc<Partition>, look: Look) {
         if self.known.insert(partition.id) {
-            self.looks.push_back((partition.id, Arc::downgrade(partition), Look::at(offset)));
+            self.looks.push_back((partition.id, Arc::downgrade(partition), look));
+        } else if look.must_not_be_lost()
+            && let Some((.., waiting)) = self.looks.iter_mut().find(|(id, ..)| *id == partition.id)
+        {
+            *waiting = waiting.joined(look);
         }
     }
 
@@ -110,7 +114,7 @@ pub(super) async fn watch_over(
             }
         };
         match word {
-            Some(Word::Suspect(partition, offset)) => suspicions.add(&partition, offset),
+            Some(Word::Suspect(partition, look)) => suspicions.add(&partition, look),
             Some(Word::Damaged(partition)) => {
                 damaged.insert(partition.id, (Arc::downgrade(&partition), clock::now()));
             }
@@ -229,6 +233,9 @@ mod tests {
     use crate::replica::testing::{Replica, batch, flip, image, three};
     use parking_lot::Mutex;
 
+    /// So many words wait that a stall of this test does not let them run dry.
+    const WORDS: usize = 200_000;
+
     /// Answers every report so, and keeps them.
     struct Controller {
         answer: Result<(), IntentError>,
@@ -297,13 +304,21 @@ mod tests {
     async fn reports_go_on_whatever_is_suspected_meanwhile() {
         let (one, controller, task) = damaged(Ok(())).await;
         let other = Replica::new(1, Durability::PageCache);
-        let told = controller.told.lock().len();
-        let end = clock::now() + Duration::from_secs(10);
-        // More words than anybody could look into one by one.
-        while controller.told.lock().len() < told + 3 {
+        // Each word that waits holds the partition.
+        let held = Arc::strong_count(&other.partition) + 2;
+        let mut told = controller.told.lock().len();
+        let end = clock::now() + Duration::from_secs(30);
+        // There is always a word that waits, more than anybody could look into one by one.
+        while controller.told.lock().len() < told + 2 {
             assert!(clock::now() < end, "damage is told no more while suspicions come");
-            (0..1_000).for_each(|_| one.node.tell(Word::Suspect(other.partition.clone(), Offset(0))));
-            tokio::time::sleep(Duration::from_micros(200)).await;
+            let waiting = Arc::strong_count(&other.partition).saturating_sub(held);
+            if waiting == 0 {
+                // What was told when nothing waited does not count.
+                told = controller.told.lock().len();
+            }
+            let suspect = || Word::Suspect(other.partition.clone(), Look::at(Offset(0)));
+            (waiting..WORDS).for_each(|_| one.node.tell(suspect()));
+            tokio::task::yield_now().await;
         }
         task.abort();
     }
@@ -314,13 +329,13 @@ mod tests {
         one.show(&image(1, &[1, 2, 3], 0, 0, None));
         one.partition.append(&batch(&["a"]), 1).unwrap();
         let mut suspicions = Suspicions::new(SCRUB_COST_MIN);
-        (0..1_000).for_each(|_| suspicions.add(&one.partition, Offset(0)));
+        (0..1_000).for_each(|_| suspicions.add(&one.partition, Look::at(Offset(0))));
         assert_eq!(suspicions.looks.len(), 1);
         let before = clock::now();
         suspicions.step().await;
         assert_eq!(suspicions.next_at(), None, "it was looked into");
         assert!(suspicions.next_at >= before + Duration::from_secs(1), "what a step costs at least, at that rate");
-        suspicions.add(&one.partition, Offset(0));
+        suspicions.add(&one.partition, Look::at(Offset(0)));
         assert_eq!(suspicions.looks.len(), 1, "suspected again");
     }
 

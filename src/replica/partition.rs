@@ -101,6 +101,8 @@ pub struct FollowerState {
     pub log_start: Offset,
     /// What it was sent from here before was damaged.
     pub refused: bool,
+    /// It fills damage, and its log goes on behind what it asks for.
+    pub fills: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -315,6 +317,12 @@ impl Partition {
             && !bugs::is(Bug::NoTruncation)
         {
             let outcome = ReadOutcome { diverging: Some(diverging), ..guard.outcome(log) };
+            return Ok(Planned { outcome, reader: None, upper: Offset::ZERO });
+        }
+        if follower.fills && request.offset == log.log_end() {
+            // It holds what this log does not, whatever that is: in this epoch it was never sent any of it.
+            let epoch = last_epoch(log).max(LeaderEpoch(0));
+            let outcome = ReadOutcome { diverging: Some((epoch, request.offset)), ..guard.outcome(log) };
             return Ok(Planned { outcome, reader: None, upper: Offset::ZERO });
         }
         in_range(request.offset, log)?;

@@ -418,7 +418,7 @@ impl Flushable for Partition {
 
     fn end_flush(&self, task: FlushTask, result: io::Result<()>) {
         if let Err(error) = &result {
-            tracing::error!(partition = ?self, %error, "a flush failed; this log is offline from now on; check the disk");
+            tracing::error!(partition = ?self, %error, "a flush failed; unless its files could not be opened for want of descriptors, the log is offline from now on; check the disk");
         }
         let mut guard = self.state.lock();
         let state = &mut *guard;

@@ -194,6 +194,7 @@ impl Replica {
                 last_fetched_epoch: position.last_fetched_epoch,
                 log_start: position.log_start,
                 refused: position.refused,
+                fills: position.fills,
             }),
         };
         let outcome = match leader.partition.read(&request) {

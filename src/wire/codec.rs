@@ -8,6 +8,9 @@
 /// A tagged field of ours in a Fetch's partition, sent by followers: what came from this offset before was damaged. Far
 /// above any tag that Kafka's schemas use.
 pub const FETCH_REFUSED_TAG: i32 = 10_000;
+/// Another one: the follower's log goes on behind this offset, and what is asked for fills damage in it. A leader whose log
+/// ends there answers that the logs part.
+pub const FETCH_FILLS_TAG: i32 = 10_001;
 
 use super::guard::{self, GuardError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};

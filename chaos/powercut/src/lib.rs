@@ -28,7 +28,7 @@ mod rewind;
 pub mod sys;
 
 pub use control::{Fault, root_of, set_faults};
-pub use rewind::{Policy, Rewound, forget, rewind};
+pub use rewind::{Policy, Rewound, forget, lose, rewind};
 
 use std::ffi::OsString;
 use std::io;

@@ -43,18 +43,24 @@ pub struct Rewound {
 /// Errors: nobody has recorded into `journal`; a process still does; the file system refuses.
 pub fn rewind(journal: &Path, policy: Policy) -> io::Result<Rewound> {
     let layout = Layout::read(journal)?;
-    let rewound = undo(journal, &layout, policy)?;
+    let rewound = undo(journal, &layout, policy, policy)?;
     sys::replace_file(&layout.boot_id(), format!("{}\n", boot_id()?).as_bytes())?;
     Ok(rewound)
+}
+
+/// Undoes what a disk that failed never took: unsynced content, in the same boot. Names stay, since the kernel goes on
+/// showing them; so does what a note says by its name alone. The process must be dead. Empties the journal.
+pub fn lose(journal: &Path, policy: Policy) -> io::Result<Rewound> {
+    undo(journal, &Layout::read(journal)?, policy, Policy::KeepAll)
 }
 
 /// Takes everything for durable and empties the journal, in the same boot. To be called, with the process dead, before
 /// anybody else changes files below the root: a journal that doesn't know of it would undo what it never saw.
 pub fn forget(journal: &Path) -> io::Result<()> {
-    undo(journal, &Layout::read(journal)?, Policy::KeepAll).map(drop)
+    undo(journal, &Layout::read(journal)?, Policy::KeepAll, Policy::KeepAll).map(drop)
 }
 
-fn undo(journal: &Path, layout: &Layout, policy: Policy) -> io::Result<Rewound> {
+fn undo(journal: &Path, layout: &Layout, policy: Policy, of_names: Policy) -> io::Result<Rewound> {
     let lock = sys::open(&journal.join("lock"), sys::O_RDWR | sys::O_CREAT)?;
     if crate::call!(SYS_flock, lock.0, libc::LOCK_EX | libc::LOCK_NB) != 0 {
         return Err(io::Error::other("the process that records into this journal still runs"));
@@ -70,7 +76,7 @@ fn undo(journal: &Path, layout: &Layout, policy: Policy) -> io::Result<Rewound> 
         }
         sys::remove_file(&path)?;
     }
-    rewound.names = names::rewind(layout, &tree, policy)?;
+    rewound.names = names::rewind(layout, &tree, of_names)?;
     drop(tree);
     names::clear(layout)?;
     Ok(rewound)

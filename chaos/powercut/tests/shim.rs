@@ -136,6 +136,18 @@ fn a_cut_is_another_boot() {
 }
 
 #[test]
+fn what_a_failed_disk_lost_is_lost_in_the_same_boot_and_names_stay() {
+    let disk = Disk::new();
+    disk.all_ok("append a one sync a syncdir .", 3);
+    let boot = disk.run("append a two append b three bootid", 3).pop();
+    powercut::lose(&disk.journal, Policy::DropAll).unwrap();
+    assert_eq!((disk.read("a").unwrap().as_str(), disk.read("b").unwrap().as_str()), ("one", ""));
+    assert_eq!(disk.run("bootid", 1).pop(), boot);
+    disk.cut(Policy::DropAll);
+    assert_eq!(disk.read("b").unwrap(), "", "what was lost is settled");
+}
+
+#[test]
 fn what_is_forgotten_is_durable_in_the_same_boot() {
     let disk = Disk::new();
     let boot = disk.run("append a one bootid", 2).pop();

@@ -244,7 +244,9 @@ impl World {
         self.nodes.kill(node)?;
         self.break_disk(node, None)?;
         let is_lossy = disk::has_lossy_metadata(&self.nodes.layout, node);
-        disk::settle(&self.nodes.layout, node)?;
+        if let Some(power) = &self.power {
+            power.lose(&self.nodes.layout, node, self.chance.next())?;
+        }
         self.nodes.start_node(node)?;
         let mut complaint = (!ended).then(|| format!("the disk of node {node} failed, and it did not end"));
         if is_lossy {

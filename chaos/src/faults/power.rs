@@ -9,13 +9,17 @@ use super::plan::Calls;
 use crate::cluster::layout::{Layout, NodeId};
 use crate::cluster::node::journal;
 use anyhow::Context;
-use powercut::{Fault, Policy, rewind, set_faults};
+use powercut::{Fault, Policy, lose, rewind, set_faults};
 use std::path::PathBuf;
 
 pub trait PowerCut {
     /// Takes back what a killed node had written and not fsync'ed; `seed` chooses what of it stays all the same.
     /// Answers what was done, for the log.
     fn rewind(&self, layout: &Layout, node: NodeId, seed: u64) -> anyhow::Result<String>;
+
+    /// Takes the unsynced content of a node away whose disk failed, in the same boot, and takes the rest for durable; `seed`
+    /// chooses what of it stays all the same. A broker that passed over an error has then acked what is not there.
+    fn lose(&self, layout: &Layout, node: NodeId, seed: u64) -> anyhow::Result<()>;
 
     /// From now on these calls on the node's data folder fail with EIO; `None`: none does.
     fn break_disk(&self, layout: &Layout, node: NodeId, calls: Option<Calls>) -> anyhow::Result<()>;
@@ -26,7 +30,7 @@ pub struct Journals;
 
 impl PowerCut for Journals {
     fn rewind(&self, layout: &Layout, node: NodeId, seed: u64) -> anyhow::Result<String> {
-        let policy = if seed.is_multiple_of(2) { Policy::DropAll } else { Policy::Random { seed } };
+        let policy = policy(seed);
         let done = rewind(&journal(layout, node), policy).with_context(|| format!("node {node}'s journal"))?;
         let how = if policy == Policy::DropAll { "all" } else { "some" };
         Ok(format!(
@@ -35,10 +39,18 @@ impl PowerCut for Journals {
         ))
     }
 
+    fn lose(&self, layout: &Layout, node: NodeId, seed: u64) -> anyhow::Result<()> {
+        lose(&journal(layout, node), policy(seed)).map(drop).with_context(|| format!("node {node}'s journal"))
+    }
+
     fn break_disk(&self, layout: &Layout, node: NodeId, calls: Option<Calls>) -> anyhow::Result<()> {
         let journal = journal(layout, node);
         set_faults(&journal, &eio(layout, node, calls)).with_context(|| journal.display().to_string())
     }
+}
+
+fn policy(seed: u64) -> Policy {
+    if seed.is_multiple_of(2) { Policy::DropAll } else { Policy::Random { seed } }
 }
 
 fn eio(layout: &Layout, node: NodeId, calls: Option<Calls>) -> Vec<Fault> {

@@ -20,7 +20,7 @@ use crate::metadata::image::topics::Topic;
 use crate::platform::{clock, random};
 use crate::replica::partition::{FollowerState, LeaderHint, PartitionError, ReadOutcome, ReadRequest};
 use crate::replica::watcher::Watcher;
-use crate::wire::codec::FETCH_REFUSED_TAG;
+use crate::wire::codec::{FETCH_FILLS_TAG, FETCH_REFUSED_TAG};
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::{
     EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
@@ -194,6 +194,7 @@ fn update(session: &mut Session, version: i16, request: &FetchRequest) -> Vec<An
                 last_fetched_epoch: LeaderEpoch(asked.last_fetched_epoch),
                 log_start: Offset(asked.log_start_offset),
                 refused: asked.unknown_tagged_fields.contains_key(&FETCH_REFUSED_TAG),
+                fills: asked.unknown_tagged_fields.contains_key(&FETCH_FILLS_TAG),
             };
             session.put(key.clone(), asked.partition, wish);
         }
@@ -302,6 +303,7 @@ impl Gathering<'_> {
                 last_fetched_epoch: entry.wish.last_fetched_epoch,
                 log_start: entry.wish.log_start,
                 refused: entry.wish.refused,
+                fills: entry.wish.fills,
             }),
         };
         let request = ReadRequest {

@@ -31,6 +31,8 @@ pub struct Wish {
     pub log_start: Offset,
     /// A follower says that what it was sent from here before was damaged.
     pub refused: bool,
+    /// A follower fills damage from this offset on.
+    pub fills: bool,
 }
 
 /// What the fetcher was last told besides records.
@@ -168,6 +170,7 @@ pub(super) fn wish(offset: i64) -> Wish {
         current_leader_epoch: LeaderEpoch::NONE,
         last_fetched_epoch: LeaderEpoch::NONE,
         refused: false,
+        fills: false,
         log_start: Offset(-1),
     }
 }

@@ -145,7 +145,7 @@ fn damage_is_filled_in_place_with_what_fits() {
         for batch in &batches[1..] {
             let one = good.slice(batch.position..batch.position + batch.size);
             match log.patch_damage(&ValidBatches::from_leader(one).unwrap()).unwrap() {
-                Patched::Whole => break,
+                Patched::Whole(_) => break,
                 Patched::UpTo(next) => {
                     assert_eq!((next, log.damage().unwrap().from), (batch.header.end_offset(), next), "{what}");
                 }
@@ -161,6 +161,65 @@ fn damage_is_filled_in_place_with_what_fits() {
         let log = open(&folder, small());
         assert_eq!((log.damage(), log.log_end()), (None, Offset(26)), "{what}: after a crash");
     }
+}
+
+/// A log whose second segment has lost the header of its second batch, and that segment's good bytes.
+fn with_a_lost_header(folder: &LogFolder) -> (PartitionLog, Bytes) {
+    let mut log = write(folder);
+    let segment = log.segments[1].clone();
+    let good = Bytes::from(disk::read_file(&segment.log.path()).unwrap().unwrap()).slice(..segment.size() as usize);
+    let batches = batches_in(&good);
+    assert!(batches.len() > 2, "something lies behind it");
+    flip(&segment.log.path(), batches[1].position as u64 + 16);
+    log.note_damage(pass(&log, 1 << 20).unwrap());
+    let (from, to) = (batches[1].header.base_offset, log.segments[2].base);
+    assert_eq!(log.damage().map(|d| (d.from, d.to)), Some((from, to)), "nobody knows where it ends");
+    (log, good)
+}
+
+fn second_of(good: &Bytes) -> (ValidBatches, Offset) {
+    let batch = batches_in(good)[1];
+    let bytes = good.slice(batch.position..batch.position + batch.size);
+    (ValidBatches::from_leader(bytes).unwrap(), batch.header.end_offset())
+}
+
+#[test]
+fn filling_ends_where_the_logs_own_bytes_are_good_again() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let (mut log, good) = with_a_lost_header(&folder);
+    // All that the other copy has: it is damaged behind that.
+    let (one, end) = second_of(&good);
+    assert_eq!(log.patch_damage(&one).unwrap(), Patched::Whole(end));
+    assert_eq!((log.damage(), pass(&log, 1 << 20)), (None, None));
+}
+
+#[test]
+fn a_note_goes_once_what_was_filled_is_on_the_disk() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), true).unwrap();
+    let (mut log, good) = with_a_lost_header(&folder);
+    while let Some(task) = log.begin_flush() {
+        let synced = task.sync();
+        log.end_flush(&task, &synced);
+    }
+    let note = log.folder().join("damage");
+    let text = disk::read_file(&note).unwrap().unwrap();
+    let (one, _) = second_of(&good);
+    log.patch_damage(&one).unwrap();
+    assert!(log.has_unsynced_patches() && disk::exists(&note));
+    let task = log.begin_flush().expect("what was filled is to be synced");
+    let synced = task.sync();
+    log.end_flush(&task, &synced);
+    assert!(!log.has_unsynced_patches() && !disk::exists(&note));
+    log.close().unwrap();
+    drop((log, folder));
+
+    // It comes back with a power loss; then the bytes tell.
+    disk::write_atomic(&note, &text).unwrap();
+    let folder = LogFolder::open(data.path(), true).unwrap();
+    let log = open(&folder, small());
+    assert_eq!((log.damage(), log.log_end(), disk::exists(&note)), (None, Offset(24), false));
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Crashes: the log cut at every byte, damaged in the middle, its derived files stale, missing or torn.
 
 use crate::ids::*;
-use crate::log::folder::LogFolder;
+use crate::log::folder::{FolderError, LogFolder};
 use crate::log::partition_log::{LogConfig, PartitionLog};
 use crate::log::testing::{Batch, batches_in, config, open, valid};
+use crate::platform::disk::faults::{Fault, Operation, arm};
 use crate::platform::disk::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const ALL: Offset = Offset(i64::MAX);
@@ -167,6 +169,52 @@ fn derived_files_may_be_missing_torn_or_stale() {
             assert_eq!((&log.epochs, log.producers.len()), (&epochs, producers), "{name} damaged ({damage})");
         }
     }
+}
+
+fn reopen(folder: &LogFolder) -> Result<(), FolderError> {
+    let id = folder.found().unwrap().remove(0).id;
+    folder.log(id, "t", small()).map(drop)
+}
+
+#[test]
+fn what_a_recovery_cannot_open_is_no_lost_disk() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let mut log = open(&folder, small());
+    write(&mut log);
+    let (path, end) = (log.folder().to_path_buf(), log.log_end());
+    drop(log);
+    let denied = |operation| Fault { kind: ErrorKind::PermissionDenied, ..Fault::broken(operation) };
+    for name in ["00000000000000000000.index", "leader-epoch-checkpoint.tmp"] {
+        let armed = arm(&path.join(name), denied(Operation::Create));
+        reopen(&folder).expect_err("it cannot be made");
+        assert!(!folder.is_offline() && !folder.is_lossy(), "{name}");
+        drop(armed);
+    }
+    assert_eq!(open(&folder, small()).log_end(), end, "nothing was lost");
+    let armed = arm(&path, Fault::broken(Operation::Sync));
+    reopen(&folder).expect_err("it cannot be synced");
+    assert!(folder.is_offline(), "a sync that failed is one");
+    drop(armed);
+}
+
+#[test]
+fn a_flush_that_cannot_open_its_folder_in_passing_is_left_to_the_next() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let mut log = open(&folder, config());
+    write(&mut log);
+    let path = log.folder().to_path_buf();
+    // A full table of open files has no kind of its own; another error that passes stands for it.
+    let armed = arm(&path, Fault { kind: ErrorKind::StorageFull, ..Fault::broken(Operation::Open) });
+    let task = log.begin_flush().unwrap();
+    let synced = task.sync();
+    synced.as_ref().unwrap_err();
+    assert_eq!(log.end_flush(&task, &synced), Offset(0));
+    assert!(!folder.is_offline());
+    drop(armed);
+    let task = log.begin_flush().unwrap();
+    assert_eq!(log.end_flush(&task, &task.sync()), log.log_end());
 }
 
 fn read_all(log: &PartitionLog) -> Vec<u8> {

@@ -7,7 +7,7 @@ use crate::platform::disk;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Tells later starts that a write or a sync in this folder failed: see [`note_loss`].
 const LOSS_MARKER: &str = "lossy";
@@ -23,8 +23,13 @@ pub fn create(folder: &Path) -> io::Result<()> {
 }
 
 /// Makes the folder's entries durable: files created in it or renamed into it.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    open_folder(folder)?.sync_all()
+}
+
+/// To be synced later: fsync makes the entries durable.
+pub fn open_folder(folder: &Path) -> io::Result<File> {
+    File::open(folder)
 }
 
 /// A descriptor of our own for a file that another library writes: fdatasync covers the file, whoever wrote it.
@@ -50,9 +55,11 @@ pub fn read(file: &Path, bound: usize) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Replaces a file so that after a crash it holds either the old content or the new: temporary name, fdatasync, rename,
-/// fsync of the folder. A failure but for want of room is noted as a loss.
+/// fsync of the folder. A failed write or sync, but for want of room, is noted as a loss; what cannot even be opened is
+/// none.
 pub fn replace(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
-    let replaced = replace_unnoted(folder, name, parts);
+    let opened = Replacement::open(folder, name)?;
+    let replaced = opened.write(parts);
     if let Err(error) = &replaced
         && !disk::is_passing(error)
     {
@@ -61,17 +68,39 @@ pub fn replace(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     replaced
 }
 
-fn replace_unnoted(folder: &Path, name: &str, parts: &[&[u8]]) -> io::Result<()> {
-    let temporary = folder.join(format!("{name}.new"));
-    let written = write_synced(&temporary, parts);
-    if written.is_err() {
-        // A full disk should not be kept full by what did not fit.
-        let _ = fs::remove_file(&temporary);
+/// All that a replacement needs open, before the first byte is written.
+struct Replacement {
+    temporary: PathBuf,
+    path: PathBuf,
+    file: File,
+    folder: File,
+}
+
+impl Replacement {
+    fn open(folder: &Path, name: &str) -> io::Result<Replacement> {
+        let temporary = folder.join(format!("{name}.new"));
+        let names = open_folder(folder)?;
+        Ok(Replacement { file: File::create(&temporary)?, folder: names, path: folder.join(name), temporary })
     }
-    written?;
-    fs::rename(&temporary, folder.join(name))?;
-    // Whatever the reason: the name may be seen from now on and still be lost, so it does not pass as a full disk.
-    sync_folder(folder).map_err(io::Error::other)
+
+    fn write(mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let written = self.write_temporary(parts);
+        if written.is_err() {
+            // A full disk should not be kept full by what did not fit.
+            let _ = fs::remove_file(&self.temporary);
+        }
+        written?;
+        fs::rename(&self.temporary, &self.path)?;
+        // Whatever the reason: the name may be seen from now on and still be lost, so it does not pass as a full disk.
+        self.folder.sync_all().map_err(io::Error::other)
+    }
+
+    fn write_temporary(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        for part in parts {
+            self.file.write_all(part)?;
+        }
+        self.file.sync_data()
+    }
 }
 
 /// Notes that what this folder seems to hold may never have reached the disk: after a failed write or sync Linux forgets
@@ -83,7 +112,7 @@ pub fn note_loss(folder: &Path, why: &str) {
     if marker.exists() {
         return;
     }
-    let noted = replace_unnoted(folder, LOSS_MARKER, &[why.as_bytes(), b"\n"]);
+    let noted = Replacement::open(folder, LOSS_MARKER).and_then(|opened| opened.write(&[why.as_bytes(), b"\n"]));
     if let Err(error) = noted.or_else(|_| OpenOptions::new().create(true).append(true).open(&marker).map(drop)) {
         tracing::error!(path = %marker.display(), %error, "the loss could not be noted");
     }
@@ -95,19 +124,30 @@ pub fn noted_loss(folder: &Path) -> io::Result<Option<String>> {
     Ok(noted.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_string()))
 }
 
-fn write_synced(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    for part in parts {
-        file.write_all(part)?;
-    }
-    file.sync_data()
-}
-
 /// Allocates blocks behind the file's end, which stays where it is: at least `least` bytes of them, up to `most`. What
 /// cannot be had is done without.
 pub fn allocate_ahead(file: &File, least: u64, most: u64) {
     let Ok(now) = file.metadata() else { return };
     if now.blocks() * 512 < now.len() + least {
         let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, now.len(), most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_opened_is_no_loss() {
+        let folder = tempfile::tempdir().unwrap();
+        // A folder stands where the temporary file would be made.
+        fs::create_dir(folder.path().join("f.new")).unwrap();
+        replace(folder.path(), "f", &[b"x"]).unwrap_err();
+        assert_eq!(noted_loss(folder.path()).unwrap(), None);
+        fs::remove_dir(folder.path().join("f.new")).unwrap();
+        // A folder that is not empty stands where the file is renamed to.
+        fs::create_dir_all(folder.path().join("f/g")).unwrap();
+        replace(folder.path(), "f", &[b"x"]).unwrap_err();
+        assert!(noted_loss(folder.path()).unwrap().is_some(), "a rename that failed is");
     }
 }

@@ -139,11 +139,13 @@ impl LogStore {
             }
         };
         let file = folder::open_to_sync(&dir.join("db"))?;
-        // What a killed process wrote and did not sync is read from the page cache, and counts from here on.
-        let synced = file.sync_all();
         // sled reads it at each open, gives up if it is torn, and never syncs it.
-        let synced = synced.and_then(|()| folder::open_to_sync(&dir.join("conf"))?.sync_all());
-        synced.and_then(|()| folder::sync_folder(dir)).inspect_err(|e| folder::note_loss(dir, &e.to_string()))?;
+        let conf = folder::open_to_sync(&dir.join("conf"))?;
+        let names = folder::open_folder(dir)?;
+        // What a killed process wrote and did not sync is read from the page cache, and counts from here on. What cannot
+        // be opened has lost nothing; what cannot be synced may have.
+        let synced = [&file, &conf, &names].into_iter().try_for_each(File::sync_all);
+        synced.inspect_err(|e| folder::note_loss(dir, &e.to_string()))?;
         let purged: Option<LogId> = meta(&db, "purged index", PURGED)?;
         let first = Arc::new(AtomicU64::new(purged.map_or(0, |id| id.index + 1)));
         let flushes = Arc::new(FlushTime::default());

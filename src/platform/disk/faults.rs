@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
+    /// Of what is there, folders to be synced among it.
+    Open,
     Create,
     Write,
     Sync,

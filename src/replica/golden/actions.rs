@@ -144,9 +144,9 @@ impl World {
                 let words = self.words(broker);
                 let mut said = Vec::new();
                 for word in words {
-                    if let Word::Suspect(partition, offset) = word {
-                        said.push(format!("looks at what lies from {offset} on"));
-                        partition.look_into(offset);
+                    if let Word::Suspect(partition, look) = word {
+                        said.push(format!("looks at what lies from {} on", look.from()));
+                        partition.look_into(look);
                     }
                 }
                 said.extend(self.damage_line(broker));

@@ -93,6 +93,7 @@ impl World {
                 last_fetched_epoch: position.last_fetched_epoch,
                 log_start: position.log_start,
                 refused: position.refused,
+                fills: position.fills,
             }),
         };
         let at = self.process(leader).partition.clone();
