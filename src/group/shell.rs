@@ -188,8 +188,40 @@ impl Shell {
         slot.forget(&cell);
     }
 
+    /// The rest of a deletion, whose tombstones were `begun` under the lock under which the machine was ended. In a task
+    /// of its own: a client that goes away must not leave a name behind that nobody can use any more.
+    pub async fn finish_delete(
+        &self,
+        slot: Arc<Slot>,
+        cell: Arc<Cell>,
+        begun: oneshot::Receiver<Result<(), GroupError>>,
+    ) -> Result<(), GroupError> {
+        let own = self.own();
+        let deletion = self.runtime.spawn(async move {
+            let ended = match own.written(begun).await {
+                Ok(()) => own.remove_group(&slot, &cell).await,
+                Err(error) => Err(error),
+            };
+            match ended {
+                Ok(()) => slot.forget(&cell),
+                Err(_) if slot.is_gone() => return Err(GroupError::NotCoordinator),
+                Err(_) => own.revive(&slot, &cell),
+            }
+            ended
+        });
+        deletion.await.unwrap_or(Err(GroupError::NotCoordinator))
+    }
+
+    /// A group that was ended and stays is as it was.
+    fn revive(&self, slot: &Arc<Slot>, cell: &Arc<Cell>) {
+        self.with(slot, cell, |entry, now| {
+            entry.machine.revive_empty(now);
+            ((), Vec::new())
+        });
+    }
+
     /// Takes the group out of the metadata. The caller ended its machine, so that nothing is written after it.
-    pub async fn remove_group(&self, slot: &Arc<Slot>, cell: &Arc<Cell>) -> Result<(), GroupError> {
+    async fn remove_group(&self, slot: &Arc<Slot>, cell: &Arc<Cell>) -> Result<(), GroupError> {
         let (sender, receiver) = oneshot::channel();
         let starts_commit = cell.lock().want(Proposal::Remove(sender));
         if starts_commit {

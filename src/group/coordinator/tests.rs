@@ -112,8 +112,8 @@ impl ControllerChannel for Cluster {
 
 /// Appended records, and how far they are replicated.
 pub(super) struct FakeLog {
-    records: Mutex<Vec<OffsetRecord>>,
-    high_watermark: watch::Sender<usize>,
+    pub records: Mutex<Vec<OffsetRecord>>,
+    pub high_watermark: watch::Sender<usize>,
     start: Mutex<i64>,
 }
 
@@ -164,7 +164,7 @@ impl OffsetsLog for FakeLog {
 
 pub(super) struct Stage {
     pub cluster: Arc<Cluster>,
-    log: Arc<FakeLog>,
+    pub log: Arc<FakeLog>,
     pub groups: Coordinator,
 }
 
@@ -194,11 +194,11 @@ impl Stage {
         self.groups.join(join(client, member)).await
     }
 
-    async fn commit(&self, member: &str, generation: i32, offset: i64) -> Result<(), GroupError> {
+    pub async fn commit(&self, member: &str, generation: i32, offset: i64) -> Result<(), GroupError> {
         self.groups.commit_offsets(commit(member, generation, offset)).await
     }
 
-    fn fetched(&self, require_stable: bool) -> Result<Option<i64>, GroupError> {
+    pub fn fetched(&self, require_stable: bool) -> Result<Option<i64>, GroupError> {
         let wanted = [("t".to_string(), vec![0])];
         let mut all = self.groups.fetch_offsets("g", Some(&wanted), require_stable)?;
         let (_, mut partitions) = all.pop().expect("one topic");
