@@ -33,6 +33,7 @@ impl Group {
         self.unsynced.clear();
         self.sync_deadline = None;
         self.empty_check = None;
+        self.emptied_again = None;
         let timeout = self.rebalance_timeout();
         let delay = self.rules.initial_delay_ms.min(timeout);
         let initial =
@@ -182,6 +183,9 @@ impl Group {
             self.after_departure(now);
         }
         self.tick_barrier(now);
+        if self.emptied_again.take_if(|at| *at <= now).is_some() && self.phase == Phase::Empty {
+            self.commit(Wanted::Emptied);
+        }
         if self.empty_check.is_some_and(|at| at <= now) {
             self.empty_check = None;
             if self.phase == Phase::Empty && self.pending.is_empty() {
