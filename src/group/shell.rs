@@ -182,10 +182,24 @@ impl Shell {
     }
 
     async fn remove_unused(self: Arc<Self>, slot: Arc<Slot>, cell: Arc<Cell>) {
-        if let Err(error) = self.remove_group(&slot, &cell).await {
+        let removed = self.remove_group(&slot, &cell).await;
+        if let Err(error) = &removed {
             tracing::warn!(group = cell.group, %error, "an unused group stays in the metadata for now");
         }
-        slot.forget(&cell);
+        self.removed(&slot, &cell, removed.is_ok());
+    }
+
+    /// What becomes of a group that was ended. Where it could not be taken out of the metadata it is as it was: somebody
+    /// must look after what is there.
+    fn removed(&self, slot: &Arc<Slot>, cell: &Arc<Cell>, is_removed: bool) {
+        if is_removed {
+            slot.forget(cell);
+        } else if !slot.is_gone() {
+            self.with(slot, cell, |entry, now| {
+                entry.machine.revive_empty(now);
+                ((), Vec::new())
+            });
+        }
     }
 
     /// The rest of a deletion, whose tombstones were `begun` under the lock under which the machine was ended. In a task
@@ -202,22 +216,10 @@ impl Shell {
                 Ok(()) => own.remove_group(&slot, &cell).await,
                 Err(error) => Err(error),
             };
-            match ended {
-                Ok(()) => slot.forget(&cell),
-                Err(_) if slot.is_gone() => return Err(GroupError::NotCoordinator),
-                Err(_) => own.revive(&slot, &cell),
-            }
-            ended
+            own.removed(&slot, &cell, ended.is_ok());
+            if slot.is_gone() { ended.map_err(|_| GroupError::NotCoordinator) } else { ended }
         });
         deletion.await.unwrap_or(Err(GroupError::NotCoordinator))
-    }
-
-    /// A group that was ended and stays is as it was.
-    fn revive(&self, slot: &Arc<Slot>, cell: &Arc<Cell>) {
-        self.with(slot, cell, |entry, now| {
-            entry.machine.revive_empty(now);
-            ((), Vec::new())
-        });
     }
 
     /// Takes the group out of the metadata. The caller ended its machine, so that nothing is written after it.

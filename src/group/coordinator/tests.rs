@@ -35,6 +35,8 @@ pub(super) struct Cluster {
     is_stale_once: Mutex<bool>,
     /// The next command's answer is lost; true: after it landed.
     pub loses_answer: Mutex<Option<bool>>,
+    /// Every command is lost, and that is told at once.
+    pub loses_all: Mutex<bool>,
     /// Every command: its changes.
     pub commands: Mutex<Vec<Vec<GroupChange>>>,
 }
@@ -62,6 +64,7 @@ impl Cluster {
             gate: watch::Sender::new(true),
             is_stale_once: Mutex::new(false),
             loses_answer: Mutex::default(),
+            loses_all: Mutex::default(),
             commands: Mutex::default(),
         })
     }
@@ -98,7 +101,7 @@ impl ControllerChannel for Cluster {
         Box::pin(async move {
             gate.wait_for(|open| *open).await.expect("the cluster lives");
             let loses_answer = self.loses_answer.lock().take();
-            if loses_answer == Some(false) {
+            if loses_answer == Some(false) || *self.loses_all.lock() {
                 return Err(SubmitError::Unreachable("the controller died".into()));
             }
             let answer = self.apply(intent);
