@@ -5,7 +5,7 @@ use super::committer::{Committer, Queued};
 use super::coordinator::GroupError;
 use super::counts::Counts;
 use super::log::OffsetsLog;
-use super::machine::{Effect, Millis};
+use super::machine::{Effect, Machine, Millis};
 use super::names::Names;
 use super::offset_records::OffsetRecord;
 use super::partitioner::partition_for;
@@ -196,10 +196,31 @@ impl Shell {
             slot.forget(cell);
         } else if !slot.is_gone() {
             self.with(slot, cell, |entry, now| {
-                entry.machine.revive_empty(now);
+                if entry.machine.is_dead() {
+                    entry.machine.revive_empty(now);
+                }
                 ((), Vec::new())
             });
         }
+    }
+
+    /// What another coordinator wrote of a group takes the place of what is known here. Who waits asks again.
+    pub fn reload(&self, slot: &Arc<Slot>, cell: &Arc<Cell>) {
+        tracing::warn!(group = cell.group, "another coordinator wrote the group's state: it is loaded anew");
+        let (image, rules) = (self.image(), self.settings.rules);
+        let stored = image.groups.groups.get(&cell.group);
+        let revision = stored.map_or(0, |stored| stored.revision);
+        slot.saw(revision);
+        self.with(slot, cell, |entry, now| {
+            let mut effects = entry.machine.end(GroupError::NotCoordinator);
+            let machine = match stored {
+                Some(stored) => Machine::restore(&cell.group, rules, stored, &image, now),
+                None => Machine::new(rules, now),
+            };
+            entry.restart(machine, revision);
+            effects.extend(entry.machine.topics_changed(now));
+            ((), effects)
+        });
     }
 
     /// The rest of a deletion, whose tombstones were `begun` under the lock under which the machine was ended. In a task

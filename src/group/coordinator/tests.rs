@@ -7,7 +7,7 @@ use super::super::subscription::testing::subscription;
 use super::*;
 use crate::ids::*;
 use crate::metadata::command::{Answer, Command, GroupChange, MetadataError};
-use crate::metadata::group_change::GroupMember;
+use crate::metadata::group_change::{GroupMember, GroupWrite};
 use crate::metadata::image::Image;
 use crate::metadata::image::groups::Group;
 use crate::metadata::image::topics::{Partition, Topic};
@@ -79,6 +79,18 @@ impl Cluster {
         let mut topic = (**image.topics.get(&TOPIC).expect("there")).clone();
         topic.partitions[0].leader_epoch = epoch;
         image.topics.insert(TOPIC, Arc::new(topic));
+    }
+
+    /// Somebody else writes the group, or removes it.
+    pub fn writes(&self, group: &str, write: Option<GroupWrite>) {
+        let expected = self.stored(group).map_or(0, |stored| stored.revision);
+        let (coordinator, leader_epoch) = (place(), LeaderEpoch(5));
+        let change =
+            GroupChange { group: group.into(), coordinator, leader_epoch, expected, revision: expected + 100, write };
+        let mut image = self.image.lock();
+        let index = RaftIndex(image.index.0 + 1);
+        let applied = Arc::make_mut(&mut image).apply(index, &Command::ChangeGroups { changes: vec![change] });
+        assert_eq!(applied.answer, Answer::Groups(vec![Ok(())]));
     }
 
     fn apply(&self, intent: Intent) -> IntentAnswer {
