@@ -33,8 +33,7 @@ impl Revisions {
 
     /// Did this coordinator write or load what the image has?
     pub fn is_own(&self, stored: u64) -> bool {
-        stored <= self.committed
-            || self.offered.is_some_and(|(first, last)| (first..=last).contains(&stored))
+        stored <= self.committed || self.offered.is_some_and(|(first, last)| (first..=last).contains(&stored))
     }
 
     /// What the next change follows, where the image has `stored`, which may be behind.

@@ -103,7 +103,12 @@ mod tests {
         for (number, name) in [(9, "__consumer_offsets"), (10, "__transaction_state")] {
             let topic = TopicId(id(number));
             let assignments = vec![vec![BrokerId(1)]];
-            let new = NewTopic { id: topic, name: name.into(), assignments: assignments.clone(), configs: Default::default() };
+            let new = NewTopic {
+                id: topic,
+                name: name.into(),
+                assignments: assignments.clone(),
+                configs: Default::default(),
+            };
             w.does(&Command::CreateTopics { topics: vec![new] });
             let more = NewPartitions { topic, expected_count: 1, assignments };
             let Answer::Topics(results) = w.does(&Command::CreatePartitions { topics: vec![more] }) else { panic!() };
