@@ -6,6 +6,7 @@ use crate::config::broker::NodeConfig;
 use crate::config::topic;
 use crate::ids::*;
 use crate::metadata::command::{Command, MetadataError, NewPartitions, NewTopic};
+use crate::metadata::group_partition::has_fixed_partitions;
 use crate::metadata::image::Image;
 use crate::metadata::intent::{IntentError, PartitionsIntent, TopicIntent, TopicOutcome};
 use std::collections::{BTreeMap, BTreeSet};
@@ -233,6 +234,12 @@ fn more_partitions(
 ) -> Result<(NewPartitions, i16), IntentError> {
     let topic = image.topic_by_name(&intent.topic).ok_or(MetadataError::UnknownTopic)?;
     let current = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+    if has_fixed_partitions(&intent.topic) {
+        return Err(IntentError::InvalidPartitions(format!(
+            "topic '{}' keeps its {current} partitions: what is hashed to them would lose its coordinator",
+            intent.topic
+        )));
+    }
     if intent.count <= current {
         return Err(IntentError::InvalidPartitions(format!(
             "topic '{}' has {current} partitions already; {} were asked for and partitions cannot be removed",
@@ -414,6 +421,13 @@ mod tests {
         assert_eq!(topics[0].assignments[0][0], BrokerId(3), "broker 3 leads nothing yet");
         for count in [2, 1, -1] {
             let plan = grow(&image, &mut BTreeMap::new(), 1, vec![ask(count)], false);
+            assert!(matches!(decided(&plan, 0), Err(IntentError::InvalidPartitions(_))));
+        }
+        // What groups hash to stays where it is, also where somebody only asks.
+        topic(&mut image, "__consumer_offsets", 8, &[&[1, 2]]);
+        let offsets = PartitionsIntent { topic: "__consumer_offsets".into(), ..ask(2) };
+        for validate_only in [false, true] {
+            let plan = grow(&image, &mut BTreeMap::new(), 1, vec![offsets.clone()], validate_only);
             assert!(matches!(decided(&plan, 0), Err(IntentError::InvalidPartitions(_))));
         }
     }

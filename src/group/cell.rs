@@ -5,6 +5,7 @@ use super::consumer::HeartbeatAnswer;
 use super::coordinator::GroupError;
 use super::machine::{Attempt, Effect, Machine, Millis, Ticket};
 use super::offsets::Offsets;
+use super::revisions::Revisions;
 use crate::metadata::group_change::GroupWrite;
 use crate::platform::clock;
 use parking_lot::{Mutex, MutexGuard};
@@ -70,6 +71,8 @@ pub struct Entry {
     /// What no one has begun to commit. Raft sees a group's writes one after the other.
     wanted: Option<Proposal>,
     is_committing: bool,
+    /// For the committer.
+    pub revisions: Revisions,
     share: Share,
     /// The deadline that the timers hold for this group.
     pub scheduled: Option<Millis>,
@@ -94,6 +97,7 @@ impl Cell {
             tickets: 0,
             wanted: None,
             is_committing: false,
+            revisions: Revisions::default(),
             share,
             scheduled: None,
         };
@@ -156,6 +160,13 @@ impl Entry {
     pub fn want(&mut self, proposal: Proposal) -> bool {
         self.wanted = Some(proposal);
         !std::mem::replace(&mut self.is_committing, true)
+    }
+
+    /// Another coordinator wrote the group: `machine` goes on from that. Who waits is to be answered by the caller.
+    pub fn restart(&mut self, machine: Machine, revision: u64) {
+        self.machine = machine;
+        self.revisions = Revisions::at(revision);
+        self.wanted = None;
     }
 
     /// For the committer, once for each time that it was told.

@@ -8,11 +8,13 @@
 //!
 //! A group has one write under way at a time, so its writes land in order. Whether a write landed whose answer got lost
 //! is read from the image: each carries a revision that no other has (see [`GroupChange`]). If it did not, it is
-//! offered again until its time is up; so a controller that dies costs a group no rebalance.
+//! offered again until its time is up; so a controller that dies costs a group no rebalance. A change follows the last
+//! revision that this coordinator knows to be its own: if another wrote the group, it is stale, and the group loaded anew.
 
 use super::cell::{Cell, Proposal};
 use super::coordinator::GroupError;
 use super::machine::Millis;
+use super::revisions::Revisions;
 use super::settings::{COMMITS_IN_FLIGHT_MAX, INTENT_BYTES_MAX};
 use super::shell::{ChangesFuture, Shell};
 use super::slot::Slot;
@@ -57,13 +59,23 @@ struct Work {
     proposal: Proposal,
     /// Of a write: what is still to be sent.
     parts: VecDeque<GroupWrite>,
-    /// The revision that the group has once what was sent is committed; `None`: ask the image.
+    /// The revision that the group has once what was sent is committed; `None`: nothing was sent since the last look.
     revision: Option<u64>,
     /// What a complete write of this proposal left as the group's revision, had it landed.
     finals: Vec<u64>,
     /// Changes in the command under way.
     sent: usize,
+    /// The last answer was that the group is not what it was taken for.
+    is_stale: bool,
     gives_up_at: Millis,
+}
+
+/// How a group's write ended.
+enum Outcome {
+    Committed,
+    Failed(GroupError),
+    /// Another coordinator wrote the group.
+    Foreign,
 }
 
 type Answered = (Vec<Work>, Result<IntentAnswer, SubmitError>);
@@ -124,7 +136,7 @@ impl Committer {
         drop(entry);
         let gives_up_at = shell.timers.now() + shell.assignment_timeout_ms();
         let (parts, finals) = (VecDeque::new(), Vec::new());
-        self.offer(Work { slot, cell, proposal, parts, revision: None, finals, sent: 0, gives_up_at });
+        self.offer(Work { slot, cell, proposal, parts, revision: None, finals, sent: 0, is_stale: false, gives_up_at });
     }
 
     fn offer(&mut self, work: Work) {
@@ -176,13 +188,25 @@ impl Committer {
             let is_complete = own.len() == work.sent;
             work.sent = 0;
             match own.into_iter().find_map(Result::err) {
-                None if !is_complete => self.again(work),
-                None if work.parts.is_empty() => self.finish(&shell, work, Ok(())),
-                None => self.waiting.push_front(work),
-                Some(IntentError::Metadata(MetadataError::StaleGroup)) => self.again(work),
+                None if !is_complete => {
+                    work.is_stale = false;
+                    self.again(work);
+                }
+                None => {
+                    work.committed();
+                    if work.parts.is_empty() {
+                        self.finish(&shell, work, Outcome::Committed);
+                    } else {
+                        self.waiting.push_front(work);
+                    }
+                }
+                Some(IntentError::Metadata(MetadataError::StaleGroup)) => {
+                    work.is_stale = true;
+                    self.again(work);
+                }
                 Some(error) => {
                     tracing::error!(group = work.cell.group, %error, "the controller refused a group's state");
-                    self.finish(&shell, work, Err(GroupError::NotAvailable));
+                    self.finish(&shell, work, Outcome::Failed(GroupError::NotAvailable));
                 }
             }
         }
@@ -198,16 +222,34 @@ impl Committer {
         }));
     }
 
-    fn finish(&mut self, shell: &Arc<Shell>, work: Work, outcome: Result<(), GroupError>) {
+    fn finish(&mut self, shell: &Arc<Shell>, work: Work, outcome: Outcome) {
         let Work { slot, cell, proposal, .. } = work;
         match proposal {
             Proposal::Write { attempt, write } => {
-                if outcome.is_ok() {
-                    shell.counts.commit(write.rebalance.as_ref());
+                let outcome = match outcome {
+                    Outcome::Committed => {
+                        shell.counts.commit(write.rebalance.as_ref());
+                        Some(Ok(()))
+                    }
+                    Outcome::Failed(error) => Some(Err(error)),
+                    Outcome::Foreign => None,
+                };
+                match outcome {
+                    Some(outcome) => {
+                        shell.with(&slot, &cell, |entry, now| ((), entry.machine.committed(attempt, outcome, now)));
+                    }
+                    None => shell.reload(&slot, &cell),
                 }
-                shell.with(&slot, &cell, |entry, now| ((), entry.machine.committed(attempt, outcome, now)));
             }
             Proposal::Remove(sender) => {
+                let outcome = match outcome {
+                    Outcome::Committed => Ok(()),
+                    Outcome::Failed(error) => Err(error),
+                    Outcome::Foreign => {
+                        shell.reload(&slot, &cell);
+                        Err(GroupError::NotCoordinator)
+                    }
+                };
                 let _gone = sender.send(outcome);
             }
         }
@@ -220,30 +262,53 @@ impl Committer {
 
 impl Work {
     /// What needs no command (any more).
-    fn decided(&self, image: &Image, now: Millis) -> Option<Result<(), GroupError>> {
+    fn decided(&self, image: &Image, now: Millis) -> Option<Outcome> {
         let is_led = image.partition(self.slot.id).is_some_and(|place| place.leader_epoch == self.slot.epoch);
         if self.slot.is_gone() || !is_led {
-            return Some(Err(GroupError::NotCoordinator));
+            return Some(Outcome::Failed(GroupError::NotCoordinator));
         }
-        let stored = image.groups.groups.get(&self.cell.group);
+        let stored = image.groups.groups.get(&self.cell.group).map_or(0, |stored| stored.revision);
+        let mut entry = self.cell.lock();
         let landed = match &self.proposal {
-            Proposal::Remove(_) => stored.is_none(),
-            Proposal::Write { .. } => stored.is_some_and(|stored| self.finals.contains(&stored.revision)),
+            Proposal::Remove(_) => stored == 0 && entry.revisions.may_be_gone(),
+            Proposal::Write { .. } => self.finals.contains(&stored),
         };
         if landed {
-            return Some(Ok(()));
+            entry.revisions = Revisions::at(stored);
+            return Some(Outcome::Committed);
         }
-        (now >= self.gives_up_at).then_some(Err(GroupError::NotAvailable))
+        // What looks like another's may be this coordinator's own, of a group of this name that is deleted by now: only
+        // where the change was refused as well is it another's. Where it was refused for all its time and nothing is to
+        // be seen, the group is gone.
+        if self.is_stale && !entry.revisions.is_own(stored) {
+            return Some(Outcome::Foreign);
+        }
+        let gives_up = if self.is_stale { Outcome::Foreign } else { Outcome::Failed(GroupError::NotAvailable) };
+        (now >= self.gives_up_at).then_some(gives_up)
+    }
+
+    /// What was sent is committed.
+    fn committed(&self) {
+        let revision = match &self.proposal {
+            Proposal::Write { .. } => self.revision.unwrap_or_default(),
+            Proposal::Remove(_) => 0,
+        };
+        self.cell.lock().revisions = Revisions::at(revision);
     }
 
     /// The next changes, as many as there is room for; always one if there is nothing else.
     fn changes(&mut self, image: &Image, changes: &mut Vec<GroupChange>, bytes: &mut usize) {
         let stored = image.groups.groups.get(&self.cell.group);
         let is_begun = self.revision.is_some();
-        let mut expected = self.revision.unwrap_or(stored.map_or(0, |stored| stored.revision));
+        let mut expected = self.revision.unwrap_or_else(|| {
+            let stored = stored.map_or(0, |stored| stored.revision);
+            self.cell.lock().revisions.expected(stored)
+        });
         if let Proposal::Write { write, .. } = &self.proposal
             && !is_begun
         {
+            // Of an image that is behind nobody knows what the group holds still.
+            let stored = stored.filter(|stored| stored.revision == expected);
             let is_held = |id, bytes: &_| {
                 stored.and_then(|stored| stored.blobs.get(&id)).is_some_and(|blob| blob.bytes == *bytes)
             };
@@ -262,6 +327,7 @@ impl Work {
             *bytes = bytes.saturating_add(size);
             let revision = self.slot.next_revision();
             let is_removal = write.is_none();
+            self.cell.lock().revisions.offer(revision, is_removal);
             changes.push(GroupChange {
                 group: self.cell.group.clone(),
                 coordinator: self.slot.id,

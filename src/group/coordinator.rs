@@ -313,19 +313,7 @@ impl Coordinator {
                 Err(error) => (Err(error), Vec::new()),
             }
         });
-        let ended = match self.shell.written(begun?).await {
-            Ok(()) => self.shell.remove_group(&slot, &cell).await,
-            Err(error) => Err(error),
-        };
-        match ended {
-            Ok(()) => slot.forget(&cell),
-            Err(_) if slot.is_gone() => return Err(GroupError::NotCoordinator),
-            Err(_) => self.shell.with(&slot, &cell, |entry, now| {
-                entry.machine.revive_empty(now);
-                ((), Vec::new())
-            }),
-        }
-        ended
+        self.shell.finish_delete(slot, cell, begun?).await
     }
 
     /// All or nothing; resolves once the offsets are replicated and visible.
@@ -428,5 +416,7 @@ fn fresh_member_id(name: &str) -> String {
 
 #[cfg(test)]
 mod commit_tests;
+#[cfg(test)]
+mod deletion_tests;
 #[cfg(test)]
 mod tests;

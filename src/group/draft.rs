@@ -53,7 +53,6 @@ impl Draft {
     }
 
     /// Nothing changed since the last write known to be committed.
-    #[cfg(test)]
     pub fn is_settled(&self) -> bool {
         self.changed.is_empty()
     }

@@ -191,13 +191,11 @@ impl Load {
             if at < from {
                 return;
             }
-            if !loaded.contains_key(key.group) {
-                if value.is_none() {
-                    return;
-                }
-                loaded.insert(key.group.to_string(), Offsets::default());
-            }
-            let Some(offsets) = loaded.get_mut(key.group) else { return };
+            let offsets = match loaded.get_mut(key.group) {
+                Some(offsets) => offsets,
+                None if value.is_none() => return,
+                None => loaded.entry(key.group.to_string()).or_default(),
+            };
             if *topic != *key.topic {
                 topic = names.share(key.topic);
             }

@@ -32,6 +32,7 @@ mod offset_records;
 pub mod offsets;
 pub mod overview;
 pub mod partitioner;
+mod revisions;
 mod rewrite;
 mod settings;
 mod shell;

@@ -1,8 +1,10 @@
 //! OffsetDelete (KIP-496): an operator takes a group's offsets of topics that nobody in it reads any more.
 
 use super::coordinator::{Coordinator, GroupError};
+use super::machine::Machine;
 use super::offset_records::{OffsetKey, OffsetRecord};
 use super::standing::Standing;
+use std::collections::BTreeSet;
 
 /// By topic and partition, in the order asked.
 pub type DeletedOffsets = Vec<(String, Vec<(i32, Result<(), GroupError>)>)>;
@@ -22,13 +24,15 @@ impl Coordinator {
         let image = self.shell.image();
         let (receiver, deleted) = {
             let mut entry = cell.lock();
-            let subscribed = match Standing::of(group, &entry, &image) {
+            let standing = Standing::of(group, &entry, &image);
+            match &standing {
                 Standing::Dead => return Err(GroupError::GroupNotFound),
-                Standing::Standalone | Standing::Empty { .. } => None,
                 Standing::Live { consumers: false, .. } => return Err(GroupError::NonEmptyGroup),
-                Standing::Live { subscribed, .. } => subscribed,
-            };
-            let is_subscribed = |topic: &str| subscribed.as_ref().is_some_and(|topics| topics.contains(topic));
+                Standing::Standalone | Standing::Empty { .. } | Standing::Live { .. } => {}
+            }
+            let asked = wanted.iter().filter(|(_, partitions)| !partitions.is_empty()).map(|(topic, _)| &**topic);
+            let read: BTreeSet<&str> = asked.filter(|topic| reads(&entry.machine, &standing, topic)).collect();
+            let is_subscribed = |topic: &str| read.contains(topic);
             let outcome = |topic: &str| if is_subscribed(topic) { Err(GroupError::SubscribedToTopic) } else { Ok(()) };
             let deleted = wanted
                 .iter()
@@ -54,5 +58,15 @@ impl Coordinator {
         };
         self.shell.written(receiver).await?;
         Ok(deleted)
+    }
+}
+
+/// Does a member read the topic? Where that cannot be told it may.
+fn reads(machine: &Machine, standing: &Standing, topic: &str) -> bool {
+    let Standing::Live { subscribed, .. } = standing else { return false };
+    match (subscribed, machine) {
+        (Some(topics), _) => topics.contains(topic),
+        (None, Machine::Consumer(group)) => group.is_subscribed(topic),
+        (None, Machine::Classic(_)) => true,
     }
 }

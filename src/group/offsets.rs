@@ -230,10 +230,12 @@ impl Offsets {
 
     /// Tombstones for every offset, visible or on its way, of the topics that `which` picks.
     pub fn tombstones(&self, group: &str, which: impl Fn(&str) -> bool) -> Vec<OffsetRecord> {
-        let visible = self.positions().map(|(topic, partition, _)| (topic, partition));
-        let pending =
-            self.pending.iter().flat_map(|(topic, counts)| counts.keys().map(move |partition| (topic, *partition)));
-        let places: BTreeSet<(&Arc<str>, i32)> = visible.chain(pending).filter(|(topic, _)| which(topic)).collect();
+        // Asked once a topic, not once an offset: there may be a million of these.
+        let visible = self.by_topic.iter().filter(|(topic, _)| which(topic));
+        let visible = visible.flat_map(|(topic, entries)| entries.iter().map(move |entry| (topic, entry.partition)));
+        let pending = self.pending.iter().filter(|(topic, _)| which(topic));
+        let pending = pending.flat_map(|(topic, counts)| counts.keys().map(move |partition| (topic, *partition)));
+        let places: BTreeSet<(&Arc<str>, i32)> = visible.chain(pending).collect();
         if places.is_empty() {
             return Vec::new();
         }

@@ -47,6 +47,8 @@ pub const INTENT_BYTES_MAX: usize = 1024 * 1024;
 pub const COMMITS_IN_FLIGHT_MAX: usize = 8;
 /// Offsets of one appended batch; a commit of more is several batches.
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Before a write that the quorum did not take is tried again.
+pub const COMMIT_RETRY_MS: u64 = 500;
 /// Bytes per read while a partition is loaded.
 pub const LOAD_BYTES_MAX: usize = 1024 * 1024;
 /// Partitions being read at a time; the others wait their turn.

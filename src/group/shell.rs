@@ -5,7 +5,7 @@ use super::committer::{Committer, Queued};
 use super::coordinator::GroupError;
 use super::counts::Counts;
 use super::log::OffsetsLog;
-use super::machine::{Effect, Millis};
+use super::machine::{Effect, Machine, Millis};
 use super::names::Names;
 use super::offset_records::OffsetRecord;
 use super::partitioner::partition_for;
@@ -182,14 +182,69 @@ impl Shell {
     }
 
     async fn remove_unused(self: Arc<Self>, slot: Arc<Slot>, cell: Arc<Cell>) {
-        if let Err(error) = self.remove_group(&slot, &cell).await {
+        let removed = self.remove_group(&slot, &cell).await;
+        if let Err(error) = &removed {
             tracing::warn!(group = cell.group, %error, "an unused group stays in the metadata for now");
         }
-        slot.forget(&cell);
+        self.removed(&slot, &cell, removed.is_ok());
+    }
+
+    /// What becomes of a group that was ended. Where it could not be taken out of the metadata it is as it was: somebody
+    /// must look after what is there.
+    fn removed(&self, slot: &Arc<Slot>, cell: &Arc<Cell>, is_removed: bool) {
+        if is_removed {
+            slot.forget(cell);
+        } else if !slot.is_gone() {
+            self.with(slot, cell, |entry, now| {
+                if entry.machine.is_dead() {
+                    entry.machine.revive_empty(now);
+                }
+                ((), Vec::new())
+            });
+        }
+    }
+
+    /// What another coordinator wrote of a group takes the place of what is known here. Who waits asks again.
+    pub fn reload(&self, slot: &Arc<Slot>, cell: &Arc<Cell>) {
+        tracing::warn!(group = cell.group, "another coordinator wrote the group's state: it is loaded anew");
+        let (image, rules) = (self.image(), self.settings.rules);
+        let stored = image.groups.groups.get(&cell.group);
+        let revision = stored.map_or(0, |stored| stored.revision);
+        slot.saw(revision);
+        self.with(slot, cell, |entry, now| {
+            let mut effects = entry.machine.end(GroupError::NotCoordinator);
+            let machine = match stored {
+                Some(stored) => Machine::restore(&cell.group, rules, stored, &image, now),
+                None => Machine::new(rules, now),
+            };
+            entry.restart(machine, revision);
+            effects.extend(entry.machine.topics_changed(now));
+            ((), effects)
+        });
+    }
+
+    /// The rest of a deletion, whose tombstones were `begun` under the lock under which the machine was ended. In a task
+    /// of its own: a client that goes away must not leave a name behind that nobody can use any more.
+    pub async fn finish_delete(
+        &self,
+        slot: Arc<Slot>,
+        cell: Arc<Cell>,
+        begun: oneshot::Receiver<Result<(), GroupError>>,
+    ) -> Result<(), GroupError> {
+        let own = self.own();
+        let deletion = self.runtime.spawn(async move {
+            let ended = match own.written(begun).await {
+                Ok(()) => own.remove_group(&slot, &cell).await,
+                Err(error) => Err(error),
+            };
+            own.removed(&slot, &cell, ended.is_ok());
+            if slot.is_gone() { ended.map_err(|_| GroupError::NotCoordinator) } else { ended }
+        });
+        deletion.await.unwrap_or(Err(GroupError::NotCoordinator))
     }
 
     /// Takes the group out of the metadata. The caller ended its machine, so that nothing is written after it.
-    pub async fn remove_group(&self, slot: &Arc<Slot>, cell: &Arc<Cell>) -> Result<(), GroupError> {
+    async fn remove_group(&self, slot: &Arc<Slot>, cell: &Arc<Cell>) -> Result<(), GroupError> {
         let (sender, receiver) = oneshot::channel();
         let starts_commit = cell.lock().want(Proposal::Remove(sender));
         if starts_commit {

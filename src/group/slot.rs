@@ -5,6 +5,7 @@ use super::coordinator::GroupError;
 use super::log::{LoadedOffsets, OffsetsLog};
 use super::machine::{Machine, Millis};
 use super::offsets::Offsets;
+use super::revisions::Revisions;
 use super::settings::{GROUPS_PER_PARTITION_MAX, Rules};
 use crate::ids::{LeaderEpoch, TopicPartition};
 use crate::metadata::image::Image;
@@ -62,9 +63,10 @@ impl Slot {
     ) -> Vec<Arc<Cell>> {
         let mut cells = Cells::new();
         for (name, state) in groups {
-            self.revision.fetch_max(state.revision, Ordering::SeqCst);
+            self.saw(state.revision);
             let machine = Machine::restore(name, rules, state, image, now);
             let cell = Cell::new(name.clone(), machine, offsets.remove(name).unwrap_or_default(), self.held.clone());
+            cell.lock().revisions = Revisions::at(state.revision);
             cells.insert(name.clone(), Arc::new(cell));
         }
         for (name, offsets) in offsets {
@@ -73,6 +75,11 @@ impl Slot {
         let all = cells.values().cloned().collect();
         *self.cells.lock() = Some(cells);
         all
+    }
+
+    /// The image has this revision of one of the groups.
+    pub fn saw(&self, revision: u64) {
+        self.revision.fetch_max(revision, Ordering::SeqCst);
     }
 
     /// A number that no write in this leader epoch carried before.

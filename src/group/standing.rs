@@ -1,6 +1,7 @@
 //! What a group is to its offsets: may they be deleted, do they grow old.
 
 use super::cell::Entry;
+use super::machine::Machine;
 use super::subscription::{self, CONSUMER};
 use crate::metadata::group_change::GroupMember;
 use crate::metadata::image::Image;
@@ -22,7 +23,7 @@ pub enum Standing {
         consumers: bool,
         /// No rebalance is under way.
         settled: bool,
-        /// `None` where a member's subscription cannot be read.
+        /// By name; `None` where that is not known of every member: then it may be any topic.
         subscribed: Option<BTreeSet<String>>,
     },
 }
@@ -39,11 +40,7 @@ impl Standing {
             return Standing::Live {
                 consumers,
                 settled: machine.state_name() == "Stable",
-                subscribed: if consumers {
-                    stored.map_or_else(|| Some(BTreeSet::new()), |stored| subscribed(stored))
-                } else {
-                    None
-                },
+                subscribed: if consumers { subscribed(machine, stored.map(|stored| &**stored)) } else { None },
             };
         }
         if machine.protocol_type().is_empty() {
@@ -54,23 +51,26 @@ impl Standing {
     }
 }
 
-/// All that any member of the committed generation subscribes to, in whatever protocol.
-fn subscribed(group: &Group) -> Option<BTreeSet<String>> {
+/// All that any member subscribes to, in whatever protocol. Of a classic group as its members say now, so that those
+/// count too whose generation is not committed yet.
+fn subscribed(machine: &Machine, stored: Option<&Group>) -> Option<BTreeSet<String>> {
     let mut all = BTreeSet::new();
-    for member in group.members.values() {
-        match &**member {
-            GroupMember::Classic(member) => {
-                for (_, blob) in &member.protocols {
-                    all.extend(subscription::topics(&group.blobs.get(blob)?.bytes)?);
+    match machine {
+        Machine::Classic(group) => {
+            for metadata in group.metadata() {
+                all.extend(subscription::topics(&metadata)?);
+            }
+        }
+        Machine::Consumer(_) => {
+            for member in stored?.members.values() {
+                match &**member {
+                    GroupMember::Consumer(member) if member.subscribed_regex.as_deref().unwrap_or("").is_empty() => {
+                        all.extend(member.subscribed_topics.iter().cloned());
+                    }
+                    // What a pattern matches is not written down; a classic member here is left of a torn write.
+                    GroupMember::Consumer(_) | GroupMember::Classic(_) => return None,
                 }
             }
-            // What a pattern matches is not written down.
-            GroupMember::Consumer(member)
-                if member.subscribed_regex.as_ref().is_some_and(|regex| !regex.is_empty()) =>
-            {
-                return None;
-            }
-            GroupMember::Consumer(member) => all.extend(member.subscribed_topics.iter().cloned()),
         }
     }
     Some(all)

@@ -1,11 +1,11 @@
 //! `__consumer_offsets`: created on first need.
 
 use super::settings::Settings;
+use crate::metadata::group_partition::TRANSACTIONS_TOPIC;
 use crate::metadata::image::Image;
 use crate::metadata::intent::TopicIntent;
 
-pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
-const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+pub use crate::metadata::group_partition::OFFSETS_TOPIC;
 
 /// The cluster's own topics: no pattern matches them.
 pub fn is_internal(name: &str) -> bool {

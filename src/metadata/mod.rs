@@ -9,6 +9,7 @@
 pub mod command;
 pub mod event;
 pub mod group_change;
+pub mod group_partition;
 pub mod history;
 pub mod image;
 pub mod intent;

@@ -3,6 +3,7 @@
 use super::group::{Group, Phase};
 use super::requests::JoinedMember;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
@@ -37,6 +38,12 @@ impl Group {
         });
         let members = members.collect();
         Description { phase: self.phase, protocol_type: self.protocol_type.clone(), protocol, members }
+    }
+
+    /// What its members say of themselves, each distinct text once.
+    pub fn metadata(&self) -> impl Iterator<Item = Bytes> + '_ {
+        let named = self.members.values().flat_map(|member| member.protocols.iter().map(|(_, blob)| *blob));
+        named.collect::<BTreeSet<_>>().into_iter().map(|blob| self.draft.bytes(blob))
     }
 
     pub(super) fn everyone(&self) -> Vec<JoinedMember> {

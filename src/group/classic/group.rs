@@ -115,6 +115,8 @@ pub struct Group {
     /// The metadata image may know this group: a commit of it was tried.
     pub(super) is_stored: bool,
     pub(super) empty_check: Option<Millis>,
+    /// That the last member went could not be committed: when that is tried again, if the group is empty still.
+    pub(super) emptied_again: Option<Millis>,
     /// What requests are told once the phase is Dead.
     pub(super) death: GroupError,
     pub(super) draft: Draft,
@@ -148,6 +150,7 @@ impl Group {
             causes: None,
             is_stored: false,
             empty_check: Some(now + rules.empty_check_ms),
+            emptied_again: None,
             death: GroupError::NotAvailable,
             draft: Draft::default(),
             joining: 0,
@@ -485,6 +488,10 @@ impl Group {
         assert!(self.members.is_empty(), "only empty groups are deleted");
         self.phase = Phase::Empty;
         self.empty_check = Some(now + self.rules.empty_check_ms);
+        // The removal may have taken the place of the write that says so.
+        if self.is_stored && !self.draft.is_settled() {
+            self.emptied_again = Some(now);
+        }
     }
 
     /// When [`Group::tick`] has something to do, if nothing happens before; perhaps too early, since a heartbeat leaves
@@ -494,7 +501,7 @@ impl Group {
             return None;
         }
         let barrier = self.barrier.as_ref().map(|barrier| barrier.deadline);
-        [self.soonest, barrier, self.sync_deadline, self.empty_check].into_iter().flatten().min()
+        [self.soonest, barrier, self.sync_deadline, self.empty_check, self.emptied_again].into_iter().flatten().min()
     }
 }
 

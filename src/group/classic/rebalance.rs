@@ -1,6 +1,6 @@
 //! The join barrier, the coming generation, and members that go.
 
-use super::group::{Barrier, Group, InitialDelay, Phase, Wanted};
+use super::group::{Barrier, Committing, Group, InitialDelay, Phase, Wanted};
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis};
 use crate::metadata::group_change::RebalanceReason;
@@ -28,11 +28,12 @@ impl Group {
             self.expect_by(soonest);
         }
         // Parked replacements count as joined; an assignment on its way is overtaken.
-        self.committing = None;
+        self.overtake();
         self.replaced.clear();
         self.unsynced.clear();
         self.sync_deadline = None;
         self.empty_check = None;
+        self.emptied_again = None;
         let timeout = self.rebalance_timeout();
         let delay = self.rules.initial_delay_ms.min(timeout);
         let initial =
@@ -41,6 +42,17 @@ impl Group {
         self.barrier = Some(Barrier { deadline: now + wait, initial });
         self.phase = Phase::PreparingRebalance;
         self.complete_join_if_all_here(now);
+    }
+
+    /// Nobody waits for what is on its way any more, but it may land: what it assigned is not what the members have. So
+    /// the next write says of each of them what it does have, even if that is what it had before.
+    fn overtake(&mut self) {
+        let Some(Committing { what: Wanted::Assignment(assignments), .. }) = self.committing.take() else { return };
+        for (id, member) in &self.members {
+            if assignments.get(id).map_or(&[][..], |given| given) != member.assignment {
+                self.draft.touch(id);
+            }
+        }
     }
 
     /// Something changed that the coming generation must see.
@@ -171,6 +183,9 @@ impl Group {
             self.after_departure(now);
         }
         self.tick_barrier(now);
+        if self.emptied_again.take_if(|at| *at <= now).is_some() && self.phase == Phase::Empty {
+            self.commit(Wanted::Emptied);
+        }
         if self.empty_check.is_some_and(|at| at <= now) {
             self.empty_check = None;
             if self.phase == Phase::Empty && self.pending.is_empty() {

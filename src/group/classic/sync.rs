@@ -4,7 +4,7 @@ use super::group::{Group, Phase, Wanted, check_group_bytes};
 use super::{SyncGroup, Synced};
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Attempt, Effect, Millis, Ticket};
-use crate::group::settings::MEMBER_BYTES_MAX;
+use crate::group::settings::{COMMIT_RETRY_MS, MEMBER_BYTES_MAX};
 use crate::metadata::group_change::RebalanceReason;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -114,7 +114,9 @@ impl Group {
                 self.commit_replacements();
             }
             (Wanted::Emptied, Ok(())) => self.causes = None,
-            (Wanted::Emptied, Err(_)) => {}
+            // Where the coordinator moved, the new one finds the members and waits for their sessions.
+            (Wanted::Emptied, Err(GroupError::NotCoordinator)) => {}
+            (Wanted::Emptied, Err(_)) => self.emptied_again = Some(now + COMMIT_RETRY_MS),
         }
         self.take_effects()
     }

@@ -4,7 +4,7 @@ use super::super::settings::GROUPS_PER_PARTITION_MAX;
 use super::tests::*;
 use super::*;
 use crate::ids::LeaderEpoch;
-use crate::metadata::group_change::RebalanceReason;
+use crate::metadata::group_change::{GroupHeader, GroupWrite, RebalanceReason};
 use crate::platform::clock;
 use bytes::Bytes;
 use futures::future::join_all;
@@ -97,6 +97,55 @@ async fn a_write_that_was_lost_is_offered_again() {
     let asked = alone(&stage, "g").await;
     *stage.cluster.loses_answer.lock() = Some(false);
     assert_eq!(stage.groups.sync(asked).await.expect("synced").assignment, "all", "and no member had to join again");
+}
+
+#[tokio::test]
+async fn what_another_wrote_is_noticed_and_gone_on_from() {
+    let mut settings = Settings::for_tests();
+    settings.assignment_timeout = std::time::Duration::from_millis(200);
+    let stage = Stage::with(settings).await;
+    let asked = alone(&stage, "g").await;
+    let member = asked.member.clone();
+    stage.groups.sync(asked).await.expect("synced");
+    let header = GroupHeader::Classic {
+        protocol_type: "consumer".into(),
+        protocol: None,
+        generation: 7,
+        leader: None,
+        is_whole: true,
+    };
+    let removed = vec![member.clone()];
+    let write = GroupWrite { header, put: Vec::new(), removed, blobs: Vec::new(), rebalance: None };
+    stage.cluster.writes("g", Some(write));
+    // The next write was computed from another state than that.
+    assert_eq!(stage.groups.leave("g", &[leaver(&member)]), Ok(vec![Ok(())]));
+    until(|| stage.cluster.commands.lock().len() >= 2).await;
+    let epoch = |stage: &Stage| stage.cluster.stored("g").map(|stored| stored.header.epoch());
+    assert_eq!(epoch(&stage), Some(7));
+    let generation = async |stage: &Stage| {
+        let deadline = std::time::Duration::from_secs(10);
+        let joining = async {
+            loop {
+                // Until the write that was under way is refused, and the group loaded, everyone is told to ask again.
+                let Ok(joined) = stage.join("a", "").await else {
+                    tokio::task::yield_now().await;
+                    continue;
+                };
+                let asked = sync(&joined.member, joined.generation, &[(&joined.member, "all")]);
+                if stage.groups.sync(asked).await.is_ok() {
+                    return (joined.generation, joined.member);
+                }
+            }
+        };
+        tokio::time::timeout(deadline, joining).await.expect("in time")
+    };
+    let (next, member) = generation(&stage).await;
+    assert_eq!((next, epoch(&stage)), (8, Some(8)));
+    // And gone altogether.
+    stage.cluster.writes("g", None);
+    assert_eq!(stage.groups.leave("g", &[leaver(&member)]), Ok(vec![Ok(())]));
+    let (next, _) = generation(&stage).await;
+    assert_eq!((next, epoch(&stage)), (1, Some(1)));
 }
 
 #[tokio::test]

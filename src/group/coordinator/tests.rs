@@ -7,7 +7,7 @@ use super::super::subscription::testing::subscription;
 use super::*;
 use crate::ids::*;
 use crate::metadata::command::{Answer, Command, GroupChange, MetadataError};
-use crate::metadata::group_change::GroupMember;
+use crate::metadata::group_change::{GroupMember, GroupWrite};
 use crate::metadata::image::Image;
 use crate::metadata::image::groups::Group;
 use crate::metadata::image::topics::{Partition, Topic};
@@ -35,6 +35,8 @@ pub(super) struct Cluster {
     is_stale_once: Mutex<bool>,
     /// The next command's answer is lost; true: after it landed.
     pub loses_answer: Mutex<Option<bool>>,
+    /// Every command is lost, and that is told at once.
+    pub loses_all: Mutex<bool>,
     /// Every command: its changes.
     pub commands: Mutex<Vec<Vec<GroupChange>>>,
 }
@@ -62,6 +64,7 @@ impl Cluster {
             gate: watch::Sender::new(true),
             is_stale_once: Mutex::new(false),
             loses_answer: Mutex::default(),
+            loses_all: Mutex::default(),
             commands: Mutex::default(),
         })
     }
@@ -76,6 +79,18 @@ impl Cluster {
         let mut topic = (**image.topics.get(&TOPIC).expect("there")).clone();
         topic.partitions[0].leader_epoch = epoch;
         image.topics.insert(TOPIC, Arc::new(topic));
+    }
+
+    /// Somebody else writes the group, or removes it.
+    pub fn writes(&self, group: &str, write: Option<GroupWrite>) {
+        let expected = self.stored(group).map_or(0, |stored| stored.revision);
+        let (coordinator, leader_epoch) = (place(), LeaderEpoch(5));
+        let change =
+            GroupChange { group: group.into(), coordinator, leader_epoch, expected, revision: expected + 100, write };
+        let mut image = self.image.lock();
+        let index = RaftIndex(image.index.0 + 1);
+        let applied = Arc::make_mut(&mut image).apply(index, &Command::ChangeGroups { changes: vec![change] });
+        assert_eq!(applied.answer, Answer::Groups(vec![Ok(())]));
     }
 
     fn apply(&self, intent: Intent) -> IntentAnswer {
@@ -98,7 +113,7 @@ impl ControllerChannel for Cluster {
         Box::pin(async move {
             gate.wait_for(|open| *open).await.expect("the cluster lives");
             let loses_answer = self.loses_answer.lock().take();
-            if loses_answer == Some(false) {
+            if loses_answer == Some(false) || *self.loses_all.lock() {
                 return Err(SubmitError::Unreachable("the controller died".into()));
             }
             let answer = self.apply(intent);
@@ -112,8 +127,8 @@ impl ControllerChannel for Cluster {
 
 /// Appended records, and how far they are replicated.
 pub(super) struct FakeLog {
-    records: Mutex<Vec<OffsetRecord>>,
-    high_watermark: watch::Sender<usize>,
+    pub records: Mutex<Vec<OffsetRecord>>,
+    pub high_watermark: watch::Sender<usize>,
     start: Mutex<i64>,
 }
 
@@ -164,7 +179,7 @@ impl OffsetsLog for FakeLog {
 
 pub(super) struct Stage {
     pub cluster: Arc<Cluster>,
-    log: Arc<FakeLog>,
+    pub log: Arc<FakeLog>,
     pub groups: Coordinator,
 }
 
@@ -194,11 +209,11 @@ impl Stage {
         self.groups.join(join(client, member)).await
     }
 
-    async fn commit(&self, member: &str, generation: i32, offset: i64) -> Result<(), GroupError> {
+    pub async fn commit(&self, member: &str, generation: i32, offset: i64) -> Result<(), GroupError> {
         self.groups.commit_offsets(commit(member, generation, offset)).await
     }
 
-    fn fetched(&self, require_stable: bool) -> Result<Option<i64>, GroupError> {
+    pub fn fetched(&self, require_stable: bool) -> Result<Option<i64>, GroupError> {
         let wanted = [("t".to_string(), vec![0])];
         let mut all = self.groups.fetch_offsets("g", Some(&wanted), require_stable)?;
         let (_, mut partitions) = all.pop().expect("one topic");

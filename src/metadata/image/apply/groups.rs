@@ -4,6 +4,7 @@ use super::Change;
 use crate::ids::*;
 use crate::metadata::command::*;
 use crate::metadata::event::Event;
+use crate::metadata::group_partition::partition_for;
 use crate::metadata::image::groups::Group;
 use std::sync::Arc;
 
@@ -18,10 +19,16 @@ impl Change<'_> {
         Answer::Groups(changes.iter().map(|change| self.change_group(change)).collect())
     }
 
-    /// A stale coordinator (another leader epoch of its partition) or a stale revision changes nothing.
+    /// A stale coordinator (another leader epoch of its partition, or a partition that is not the group's) or a stale
+    /// revision changes nothing.
     fn change_group(&mut self, change: &GroupChange) -> Result<(), MetadataError> {
         let coordinator = self.image.partition(change.coordinator).ok_or(MetadataError::StaleGroup)?;
         if coordinator.leader_epoch != change.leader_epoch || coordinator.leader.is_none() {
+            return Err(MetadataError::StaleGroup);
+        }
+        let partitions = self.image.topic(change.coordinator.topic).map_or(0, |topic| topic.partitions.len());
+        let partitions = i32::try_from(partitions).expect("checked to fit when they were added");
+        if partition_for(&change.group, partitions) != change.coordinator.partition {
             return Err(MetadataError::StaleGroup);
         }
         let groups = &mut self.image.groups.groups;
@@ -62,5 +69,50 @@ impl Change<'_> {
         let next = first.checked_add(count).ok_or_else(|| MetadataError::Invalid("no producer ids are left".into()))?;
         self.image.next_producer_id = next;
         Ok(Answer::ProducerIds { first: ProducerId(first), count })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stories::{World, group_write, id};
+    use super::*;
+
+    #[test]
+    fn only_the_partition_that_a_group_hashes_to_coordinates_it() {
+        let mut w = World::three();
+        let topic = TopicId(id(9));
+        let assignments = vec![vec![BrokerId(1)]; 2];
+        let new = NewTopic { id: topic, name: "two".into(), assignments, configs: Default::default() };
+        assert_eq!(w.does(&Command::CreateTopics { topics: vec![new] }), Answer::Topics(vec![Ok(topic)]));
+        let own = partition_for("g", 2);
+        let change = |partition| GroupChange {
+            group: "g".into(),
+            coordinator: TopicPartition::new(topic, partition),
+            leader_epoch: LeaderEpoch(0),
+            expected: 0,
+            revision: 1,
+            write: Some(group_write(1, true)),
+        };
+        let answer = w.does(&Command::ChangeGroups { changes: vec![change(1 - own), change(own)] });
+        assert_eq!(answer, Answer::Groups(vec![Err(MetadataError::StaleGroup), Ok(())]));
+    }
+
+    #[test]
+    fn the_topics_that_things_are_hashed_to_never_grow() {
+        let mut w = World::three();
+        for (number, name) in [(9, "__consumer_offsets"), (10, "__transaction_state")] {
+            let topic = TopicId(id(number));
+            let assignments = vec![vec![BrokerId(1)]];
+            let new = NewTopic {
+                id: topic,
+                name: name.into(),
+                assignments: assignments.clone(),
+                configs: Default::default(),
+            };
+            w.does(&Command::CreateTopics { topics: vec![new] });
+            let more = NewPartitions { topic, expected_count: 1, assignments };
+            let Answer::Topics(results) = w.does(&Command::CreatePartitions { topics: vec![more] }) else { panic!() };
+            assert!(matches!(&results[..], [Err(MetadataError::Invalid(_))]), "{results:?}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::stories::{Restart, id, registration};
 use crate::ids::*;
 use crate::metadata::command::*;
 use crate::metadata::group_change::*;
+use crate::metadata::group_partition::partition_for;
 use crate::metadata::image::Image;
 use crate::metadata::image::topics::Partition;
 use crate::metadata::raft::snapshot::{decode_image, encode_image};
@@ -235,10 +236,12 @@ fn command(image: &Image, index: u64, wish: &Wish) -> Command {
             let group = format!("group-{group}");
             let known = image.groups.groups.get(&group);
             let expected = known.map_or(0, |known| known.revision) + ahead;
+            let partitions = image.topic(place(0, 0).topic).map_or(1, |topic| topic.partitions.len());
+            let coordinator = place(0, partition_for(&group, i32::try_from(partitions).expect("a few")));
             let change = GroupChange {
                 group,
-                coordinator: place(0, 0),
-                leader_epoch: image.partition(place(0, 0)).map_or(LeaderEpoch(0), |p| p.leader_epoch),
+                coordinator,
+                leader_epoch: image.partition(coordinator).map_or(LeaderEpoch(0), |p| p.leader_epoch),
                 expected,
                 revision: expected + 1,
                 write: (!removes).then(|| group_write(members, blobs, *is_whole)),

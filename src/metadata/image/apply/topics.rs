@@ -4,6 +4,7 @@ use super::Change;
 use crate::ids::*;
 use crate::metadata::command::*;
 use crate::metadata::event::Event;
+use crate::metadata::group_partition::has_fixed_partitions;
 use crate::metadata::image::topics::{Partition, Topic};
 use imbl::Vector;
 use std::collections::BTreeSet;
@@ -45,6 +46,9 @@ impl Change<'_> {
 
     fn grow_topic(&mut self, more: &NewPartitions) -> Result<TopicId, MetadataError> {
         let topic = self.image.topic(more.topic).ok_or(MetadataError::UnknownTopic)?.clone();
+        if has_fixed_partitions(&topic.name) {
+            return Err(MetadataError::Invalid(format!("topic '{}' keeps its number of partitions", topic.name)));
+        }
         let from = i32::try_from(topic.partitions.len()).expect("checked to fit when they were added");
         if from != more.expected_count {
             return Err(MetadataError::PartitionCountChanged);

@@ -1,0 +1,78 @@
+//! Groups and offsets that are deleted while clients, leaders and other members do something else.
+
+use super::super::subscription::testing::subscription;
+use super::tests::*;
+use super::*;
+
+#[tokio::test]
+async fn a_deletion_whose_client_goes_away_ends_all_the_same() {
+    let stage = Stage::new().await;
+    stage.commit("", -1, 1).await.expect("committed");
+    // The tombstone is appended and not replicated when the client goes away.
+    stage.log.high_watermark.send_replace(1);
+    let groups = stage.groups.clone();
+    let deleting = tokio::spawn(async move { groups.delete("g").await });
+    until(|| stage.log.records.lock().len() == 2).await;
+    deleting.abort();
+    assert!(deleting.await.is_err_and(|error| error.is_cancelled()));
+    stage.log.high_watermark.send_replace(usize::MAX);
+    until(|| stage.groups.find("g").expect("led").is_none()).await;
+    stage.commit("", -1, 2).await.expect("the name is free again");
+    assert_eq!(stage.fetched(true), Ok(Some(2)));
+}
+
+#[tokio::test]
+async fn a_group_that_cannot_be_removed_lives_on() {
+    let mut settings = Settings::for_tests();
+    settings.assignment_timeout = Duration::from_millis(100);
+    let stage = Stage::with(settings).await;
+    let joined = stage.join("a", "").await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[])).await.expect("synced");
+    stage.groups.leave("g", &[leaver(&joined.member)]).expect("there");
+    until(|| stage.cluster.stored("g").is_some_and(|state| state.members.is_empty())).await;
+    let (slot, cell) = stage.groups.find("g").expect("led").expect("there");
+    // Long empty, and nobody hears of it.
+    *stage.cluster.loses_all.lock() = true;
+    stage.groups.shell.with(&slot, &cell, |entry, now| ((), entry.machine.tick(now + 10_000_000)));
+    assert!(cell.lock().machine.is_dead(), "on its way out");
+    until(|| !cell.lock().machine.is_dead()).await;
+    assert_eq!(stage.groups.describe("g").expect("it has an owner").phase, Phase::Empty);
+    *stage.cluster.loses_all.lock() = false;
+    stage.groups.shell.with(&slot, &cell, |entry, now| ((), entry.machine.tick(now + 10_000_000)));
+    until(|| stage.cluster.stored("g").is_none() && stage.groups.list().groups.is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_a_member_may_read_is_not_deleted() {
+    let stage = Stage::new().await;
+    let wanted = [("t".to_string(), vec![0]), ("other".to_string(), vec![0])];
+    let refused = Err(GroupError::SubscribedToTopic);
+    let outcomes = async || {
+        let deleted = stage.groups.delete_offsets("g", &wanted).await.expect("the group is there");
+        deleted.into_iter().map(|(_, partitions)| partitions[0].1.clone()).collect::<Vec<_>>()
+    };
+    // Its first generation is not committed yet.
+    let subscribing = Join { protocols: vec![("range".into(), subscription(&["t"]).into())], ..join("a", "") };
+    let joined = stage.groups.join(subscribing).await.expect("joined");
+    assert_eq!(outcomes().await, [refused.clone(), Ok(())]);
+    stage.groups.leave("g", &[leaver(&joined.member)]).expect("there");
+    // What it says cannot be read.
+    let joined = stage.join("a", "").await.expect("joined");
+    assert_eq!(outcomes().await, [refused.clone(), refused.clone()]);
+    stage.groups.sync(sync(&joined.member, joined.generation, &[(&joined.member, "all")])).await.expect("synced");
+    assert_eq!(outcomes().await, [refused.clone(), refused.clone()]);
+    stage.groups.leave("g", &[leaver(&joined.member)]).expect("there");
+    until(|| stage.cluster.stored("g").is_some_and(|state| state.members.is_empty())).await;
+    // A pattern is known by what it matches.
+    let beat = Heartbeat {
+        group: "g".into(),
+        member: "m".into(),
+        epoch: consumer::JOIN,
+        rebalance_timeout_ms: Some(10_000),
+        regex: Some("t.*".into()),
+        owned: Some(Default::default()),
+        ..Heartbeat::default()
+    };
+    stage.groups.consumer_heartbeat(beat).await.expect("joined");
+    assert_eq!(outcomes().await, [refused, Ok(())]);
+}
