@@ -39,6 +39,9 @@ impl Group {
         if self.bytes + join_bytes(join, &id) > GROUP_BYTES_MAX {
             return Err(GroupError::GroupFull);
         }
+        // Its topics are kept by themselves and within its protocols.
+        let named: usize = subscription.topics.iter().map(|topic| topic.len() + 8).sum();
+        self.check_fits(&id, join_bytes(join, &id) + named)?;
         let mut is_new = !self.members.contains_key(&id);
         let place = match &join.instance {
             Some(instance) => self.statics.get(instance).cloned(),

@@ -4,7 +4,7 @@ use super::describe::Phase;
 use super::member::{Member, Request};
 use super::requests::HeartbeatAnswer;
 use super::target::Shape;
-use super::{reconcile, target};
+use super::{bound, reconcile, target};
 use crate::group::assignor::Assignor;
 use crate::group::coordinator::GroupError;
 use crate::group::draft::Draft;
@@ -186,11 +186,16 @@ impl Group {
         if self.death.is_some() || self.writing.is_some() || self.wants_downgrade() {
             return;
         }
-        if let Some(causes) = self.causes.take() {
-            self.begin_epoch(causes, now);
-        }
-        for id in self.waiting.clone() {
-            self.reconcile(&id, now);
+        loop {
+            if let Some(causes) = self.causes.take() {
+                self.begin_epoch(causes, now);
+            }
+            for id in self.waiting.clone() {
+                self.reconcile(&id, now);
+            }
+            if !self.is_dirty || !self.evict_oversized() {
+                break;
+            }
         }
         if self.is_dirty {
             self.write();
@@ -235,13 +240,24 @@ impl Group {
         self.assignor = target::preferred_assignor(self.members.values().map(|member| &member.stored));
         let found = target::compute(&self.members, self.assignor, &self.patterns, &self.image);
         self.shape = found.shape;
+        let mut cut = (0, 0);
         for (id, target) in found.targets {
-            if let Some(member) = self.members.get_mut(&id)
-                && member.stored.target != target
-            {
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            let (target, left_out) = bound::fitting(&id, &member.stored, target, &self.draft);
+            cut = (cut.0 + usize::from(left_out > 0), cut.1 + left_out);
+            if member.stored.target != target {
                 member.stored.target = target;
                 self.touch(&id);
             }
+        }
+        if cut.0 > 0 {
+            tracing::warn!(
+                group = self.name,
+                members = cut.0,
+                partitions = cut.1,
+                "members have more than can be stored of one: partitions are left unassigned; add members, or let each \
+                 subscribe to fewer topics"
+            );
         }
     }
 

@@ -93,7 +93,10 @@ impl Group {
         let comes = if beat.topics.is_some() || beat.regex.is_some() { beat.bytes() } else { 0 };
         let gives_way = self.members.get(&beat.member).map_or(0, Member::bytes);
         let all = (self.bytes + comes).saturating_sub(gives_way);
-        if comes > 0 && all > GROUP_BYTES_MAX { Err(GroupError::GroupFull) } else { Ok(()) }
+        if comes > 0 && all > GROUP_BYTES_MAX {
+            return Err(GroupError::GroupFull);
+        }
+        if comes > 0 { self.check_fits(&beat.member, comes) } else { Ok(()) }
     }
 
     pub(super) fn check_size(&self) -> Result<(), GroupError> {

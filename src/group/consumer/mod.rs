@@ -14,6 +14,7 @@
 //! It reads no clock and sends nothing: times and the metadata image come with the events, parked requests are tickets,
 //! and a commit is an effect whose outcome comes back as an event.
 
+mod bound;
 mod classic;
 mod convert;
 mod describe;
