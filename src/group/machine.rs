@@ -87,29 +87,17 @@ impl Machine {
         image: &Arc<Image>,
         now: Millis,
     ) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        if let Machine::Classic(group) = self {
-            if let Err(error) = group.check_alive() {
-                return vec![Effect::Beaten(ticket, Err(error))];
+        let former = match self {
+            Machine::Classic(group) => group,
+            Machine::Consumer(group) => return group.heartbeat(ticket, beat, now),
+        };
+        match upgraded(former, ticket, name, beat, image, now) {
+            Ok((group, effects)) => {
+                *self = Machine::Consumer(group);
+                effects
             }
-            let rules = *group.rules();
-            let admitted = match beat.epoch {
-                consumer::JOIN => consumer::may_upgrade(group, &beat, &rules),
-                _ if group.member_count() == 0 => Err(GroupError::UnknownMember),
-                _ => Err(GroupError::GroupNotFound),
-            };
-            if let Err(error) = admitted {
-                return vec![Effect::Beaten(ticket, Err(error))];
-            }
-            let group = std::mem::replace(group, classic::Group::new(rules, now));
-            let (handover, told) = group.hand_over();
-            effects = told;
-            *self = Machine::Consumer(consumer::Group::take_over(name, rules, handover, image, now));
+            Err(error) => vec![Effect::Beaten(ticket, Err(error))],
         }
-        if let Machine::Consumer(group) = self {
-            effects.extend(group.heartbeat(ticket, beat, now));
-        }
-        effects
     }
 
     /// After each event: a group of the consumer protocol that only classic members are left of becomes theirs.
@@ -323,4 +311,27 @@ impl Machine {
             Machine::Consumer(group) => group.check_offset_commit(member, generation),
         }
     }
+}
+
+/// What becomes of a classic group when this member comes. One that is refused leaves it untouched: neither are its
+/// parked joins disturbed nor does its generation end.
+fn upgraded(
+    former: &classic::Group,
+    ticket: Ticket,
+    name: &str,
+    beat: Heartbeat,
+    image: &Arc<Image>,
+    now: Millis,
+) -> Result<(consumer::Group, Vec<Effect>), GroupError> {
+    former.check_alive()?;
+    let rules = *former.rules();
+    match beat.epoch {
+        consumer::JOIN => consumer::may_upgrade(former, &beat, &rules)?,
+        _ if former.member_count() == 0 => return Err(GroupError::UnknownMember),
+        _ => return Err(GroupError::GroupNotFound),
+    }
+    let (handover, mut effects) = former.clone().hand_over();
+    let mut group = consumer::Group::take_over(name, rules, handover, image, now);
+    effects.extend(group.first_heartbeat(ticket, beat, now)?);
+    Ok((group, effects))
 }

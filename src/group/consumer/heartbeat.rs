@@ -20,6 +20,16 @@ impl Group {
         self.take_effects()
     }
 
+    /// Of the member that takes a classic group over; on an error there is nothing to keep.
+    pub fn first_heartbeat(&mut self, ticket: Ticket, beat: Heartbeat, now: Millis) -> Result<Vec<Effect>, GroupError> {
+        self.take_heartbeat(ticket, beat, now)?;
+        if !self.is_storable() {
+            return Err(GroupError::MemberTooLarge);
+        }
+        self.settle(now);
+        Ok(self.take_effects())
+    }
+
     fn take_heartbeat(&mut self, ticket: Ticket, beat: Heartbeat, now: Millis) -> Result<(), GroupError> {
         self.check_alive()?;
         if matches!(beat.epoch, LEAVE | LEAVE_STATIC) {
