@@ -101,10 +101,14 @@ impl Group {
 
     /// Topics came, went or grew.
     pub fn topics_changed(&mut self, now: Millis) -> Vec<Effect> {
-        if self.death.is_some() || self.members.is_empty() {
+        if self.death.is_some() {
             return Vec::new();
         }
+        // Of an empty group none stays: who comes next resolves its own by what there is then.
         self.drop_unused_patterns();
+        if self.members.is_empty() {
+            return Vec::new();
+        }
         for (text, topics) in &mut self.patterns {
             *topics = Pattern::new(text).map(|pattern| pattern.resolve(&self.image)).unwrap_or_default();
         }
