@@ -53,7 +53,12 @@ impl Machine {
     /// A new coordinator goes on from the committed state: same members, same generation, sessions start anew.
     pub fn restore(name: &str, rules: Rules, group: &groups::Group, image: &Arc<Image>, now: Millis) -> Machine {
         match &group.header {
-            GroupHeader::Classic { .. } => Machine::Classic(classic::Group::restore(rules, group, now)),
+            GroupHeader::Classic { .. } => {
+                let (group, changed) = consumer::classic_of_torn(group, image);
+                let mut group = classic::Group::restore(rules, &group, now);
+                group.rewrite(&changed);
+                Machine::Classic(group)
+            }
             GroupHeader::Consumer { .. } => Machine::Consumer(consumer::Group::restore(name, rules, group, image, now)),
         }
     }

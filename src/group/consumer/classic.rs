@@ -12,6 +12,7 @@ use crate::group::machine::{Effect, Millis, Ticket};
 use crate::group::settings::GROUP_BYTES_MAX;
 use crate::ids::TopicId;
 use crate::metadata::group_change::*;
+use crate::metadata::image::Image;
 use std::collections::BTreeSet;
 
 /// The protocol type of consumers.
@@ -247,9 +248,14 @@ impl Group {
     }
 
     pub(super) fn by_name(&self, assigned: &TopicPartitions) -> Named {
-        let name = |topic: TopicId| self.image.topic(topic).map(|topic| topic.name.clone());
-        assigned.iter().filter_map(|(topic, partitions)| Some((name(*topic)?, partitions.clone()))).collect()
+        by_name(assigned, &self.image)
     }
+}
+
+/// What exists of these topics.
+pub(super) fn by_name(assigned: &TopicPartitions, image: &Image) -> Named {
+    let name = |topic: TopicId| image.topic(topic).map(|topic| topic.name.clone());
+    assigned.iter().filter_map(|(topic, partitions)| Some((name(*topic)?, partitions.clone()))).collect()
 }
 
 /// About what the group must keep of a join.

@@ -4,7 +4,7 @@
 //! were assigned is theirs until they give it up. Once the last such member is gone the classic ones have the group.
 
 use super::Group;
-use super::classic::CONSUMER;
+use super::classic::{CONSUMER, by_name};
 use super::embedded;
 use super::member::Member;
 use super::regex::Pattern;
@@ -13,8 +13,9 @@ use crate::group::classic::{self, Handover};
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis};
 use crate::group::settings::Rules;
-use crate::metadata::group_change::{ClassicMember, ClassicPart, ConsumerMember, RebalanceReason};
-use crate::metadata::image::Image;
+use crate::metadata::group_change::{ClassicMember, ClassicPart, ConsumerMember, GroupMember, RebalanceReason};
+use crate::metadata::image::{Image, groups};
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// May this member take the group over? One that would be refused must not disturb it.
@@ -62,7 +63,7 @@ impl Group {
         group
     }
 
-    fn taken_over(&self, member: ClassicMember) -> ConsumerMember {
+    pub(super) fn taken_over(&self, member: ClassicMember) -> ConsumerMember {
         let first = member.protocols.first().map(|(_, blob)| self.draft.bytes(*blob)).unwrap_or_default();
         let subscription = embedded::subscription(&first).unwrap_or_default();
         let assigned = embedded::read_assignment(&member.assignment).unwrap_or_default();
@@ -106,22 +107,42 @@ impl Group {
         effects.extend(self.end(GroupError::RebalanceInProgress));
         let members = std::mem::take(&mut self.members);
         let members = members.into_iter().map(|(id, member)| {
-            let stored = member.stored;
-            let classic = stored.classic.unwrap_or_default();
+            let classic = member.stored.classic.clone().unwrap_or_default();
             let first = classic.protocols.first().map(|(_, blob)| self.draft.bytes(*blob)).unwrap_or_default();
-            let version = embedded::subscription(&first).map_or(0, |subscription| subscription.version);
-            let member = ClassicMember {
-                instance_id: stored.instance_id,
-                client_id: stored.client_id,
-                client_host: stored.client_host,
-                session_timeout_ms: classic.session_timeout_ms,
-                rebalance_timeout_ms: stored.rebalance_timeout_ms,
-                protocols: classic.protocols,
-                assignment: embedded::assignment(version, &self.by_name(&stored.assigned)),
-            };
-            (id, member)
+            (id, handed_over(member.stored, classic, &first, &self.image))
         });
         let members = members.collect();
         (Handover { epoch: self.epoch, members, draft: self.draft, is_stored: self.is_stored }, effects)
     }
+}
+
+/// As the classic protocol stores this member. `first`: the metadata of the first of its protocols.
+fn handed_over(stored: ConsumerMember, classic: ClassicPart, first: &Bytes, image: &Image) -> ClassicMember {
+    let version = embedded::subscription(first).map_or(0, |subscription| subscription.version);
+    ClassicMember {
+        instance_id: stored.instance_id,
+        client_id: stored.client_id,
+        client_host: stored.client_host,
+        session_timeout_ms: classic.session_timeout_ms,
+        rebalance_timeout_ms: stored.rebalance_timeout_ms,
+        protocols: classic.protocols,
+        assignment: embedded::assignment(version, &by_name(&stored.assigned, image)),
+    }
+}
+
+/// The write that gave the group back to its classic members was torn: whom it did not come to is converted as it would
+/// have been. Who speaks the new protocol alone has left, and stays out. Also who must be written anew.
+pub fn classic_of_torn(stored: &groups::Group, image: &Image) -> (groups::Group, Vec<String>) {
+    let mut whole = stored.clone();
+    let mut changed = Vec::new();
+    for (id, member) in &stored.members {
+        let GroupMember::Consumer(member) = member.as_ref() else { continue };
+        let Some(classic) = &member.classic else { continue };
+        let first = classic.protocols.first().and_then(|(_, blob)| stored.blobs.get(blob));
+        let first = first.map(|blob| blob.bytes.clone()).unwrap_or_default();
+        let member = handed_over(member.clone(), classic.clone(), &first, image);
+        whole.members.insert(id.clone(), Arc::new(GroupMember::Classic(member)));
+        changed.push(id.clone());
+    }
+    (whole, changed)
 }
