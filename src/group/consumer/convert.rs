@@ -105,6 +105,9 @@ impl Group {
             .map(|(ticket, answer, _)| Effect::Beaten(ticket, Ok(answer)))
             .collect();
         effects.extend(self.end(GroupError::RebalanceInProgress));
+        // The last generation that any of them was told, so that it learns by its heartbeats that it must join again.
+        let told = self.members.values().map(|member| member.stored.member_epoch).filter(|epoch| *epoch > 0).max();
+        let epoch = told.unwrap_or(self.epoch);
         let members = std::mem::take(&mut self.members);
         let members = members.into_iter().map(|(id, member)| {
             let classic = member.stored.classic.clone().unwrap_or_default();
@@ -112,7 +115,7 @@ impl Group {
             (id, handed_over(member.stored, classic, &first, &self.image))
         });
         let members = members.collect();
-        (Handover { epoch: self.epoch, members, draft: self.draft, is_stored: self.is_stored }, effects)
+        (Handover { epoch, members, draft: self.draft, is_stored: self.is_stored }, effects)
     }
 }
 
