@@ -332,7 +332,8 @@ fn upgraded(
     let rules = *former.rules();
     match beat.epoch {
         consumer::JOIN => consumer::may_upgrade(former, &beat, &rules)?,
-        _ if former.member_count() == 0 => return Err(GroupError::UnknownMember),
+        // A member that was only late: it joins anew, and takes the group over.
+        _ if consumer::is_upgradable(former, &rules) => return Err(GroupError::UnknownMember),
         _ => return Err(GroupError::GroupNotFound),
     }
     let (handover, mut effects) = former.clone().hand_over();

@@ -23,17 +23,19 @@ pub fn may_upgrade(group: &classic::Group, beat: &Heartbeat, rules: &Rules) -> R
     if let Some(text) = beat.regex.as_ref().filter(|text| !text.is_empty()) {
         Pattern::new(text)?;
     }
-    if group.member_count() == 0 {
-        return Ok(());
+    if group.member_count() > 0 && group.member_count() >= rules.consumer.size_max {
+        return Err(GroupError::GroupFull);
     }
+    if is_upgradable(group, rules) { Ok(()) } else { Err(GroupError::GroupNotFound) }
+}
+
+/// Nobody is in it, or consumers whose bytes can be read, and the policy allows it.
+pub fn is_upgradable(group: &classic::Group, rules: &Rules) -> bool {
     let is_readable = |(subscription, assignment)| {
         embedded::subscription(&subscription).is_some() && embedded::read_assignment(&assignment).is_some()
     };
-    if group.member_count() >= rules.consumer.size_max {
-        return Err(GroupError::GroupFull);
-    }
-    let may = rules.consumer.upgrades && group.protocol_type() == CONSUMER && group.opaque().all(is_readable);
-    if may { Ok(()) } else { Err(GroupError::GroupNotFound) }
+    let is_of_consumers = || group.protocol_type() == CONSUMER && group.opaque().all(is_readable);
+    group.member_count() == 0 || rules.consumer.upgrades && is_of_consumers()
 }
 
 impl Group {

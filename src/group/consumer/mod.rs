@@ -33,7 +33,7 @@ mod target;
 mod testing;
 mod upkeep;
 
-pub use convert::{classic_of_torn, may_upgrade};
+pub use convert::{classic_of_torn, is_upgradable, may_upgrade};
 pub use describe::{Description, MemberDescription, Phase};
 pub use group::Group;
 pub use requests::{Heartbeat, HeartbeatAnswer, JOIN, LEAVE, LEAVE_STATIC};
