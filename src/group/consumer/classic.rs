@@ -9,7 +9,7 @@ use super::member::{Member, Request, Waiting};
 use crate::group::classic::{Join, Joined, Leaver, SyncGroup, Synced};
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis, Ticket};
-use crate::group::settings::GROUP_BYTES_MAX;
+use crate::group::settings::{GROUP_BYTES_MAX, MEMBER_ID_BYTES_MAX};
 use crate::ids::TopicId;
 use crate::metadata::group_change::*;
 use crate::metadata::image::Image;
@@ -37,7 +37,12 @@ impl Group {
             return Err(GroupError::MemberIdRequired(fresh_id));
         }
         let id = if join.member.is_empty() { fresh_id } else { join.member.clone() };
-        if self.bytes + join_bytes(join, &id) > GROUP_BYTES_MAX {
+        if id.len() > MEMBER_ID_BYTES_MAX {
+            // No id that was ever given out: with none its client gets one.
+            return Err(GroupError::UnknownMember);
+        }
+        let gives_way = self.members.get(&id).map_or(0, |member| member.counted.said);
+        if (self.counted.said + join_bytes(join, &id)).saturating_sub(gives_way) > GROUP_BYTES_MAX {
             return Err(GroupError::GroupFull);
         }
         // Its topics are kept by themselves and within its protocols.
@@ -95,7 +100,6 @@ impl Group {
     fn take_subscription(&mut self, id: &str, join: &Join, subscription: Subscription, is_new: bool) {
         let protocols = join.protocols.iter().map(|(name, data)| (name.clone(), self.draft.acquire(data))).collect();
         let Some(member) = self.members.get_mut(id) else { return };
-        self.bytes -= member.bytes();
         let before = member.stored.clone();
         let stored = &mut member.stored;
         stored.client_id.clone_from(&join.client_id);
@@ -112,7 +116,6 @@ impl Group {
         stored.assignor = None;
         let former = stored.classic.replace(ClassicPart { session_timeout_ms: join.session_timeout_ms, protocols });
         member.rebalance_deadline = None;
-        self.bytes += member.bytes();
         self.note_changes(id, &before, is_new);
         for (_, blob) in former.iter().flat_map(|classic| &classic.protocols) {
             self.draft.release(*blob);

@@ -1,7 +1,7 @@
 //! One group: its state, and when it writes and answers.
 
 use super::describe::Phase;
-use super::member::{Member, Request};
+use super::member::{Counted, Member, Request};
 use super::requests::HeartbeatAnswer;
 use super::target::Shape;
 use super::{bound, reconcile, target};
@@ -37,8 +37,8 @@ pub struct Group {
     /// What each pattern that members subscribe to stands for.
     pub(super) patterns: BTreeMap<String, BTreeSet<TopicId>>,
     pub(super) draft: Draft,
-    /// What members say of themselves, in bytes.
-    pub(super) bytes: usize,
+    /// What members take, each as it was when it was last touched.
+    pub(super) counted: Counted,
     /// Why there must be a new epoch.
     pub(super) causes: Option<Causes>,
     /// The rebalance that no write known to be committed holds yet.
@@ -84,7 +84,7 @@ impl Group {
             owners: BTreeMap::new(),
             patterns: BTreeMap::new(),
             draft: Draft::default(),
-            bytes: 0,
+            counted: Counted::default(),
             causes: None,
             rebalance: None,
             is_dirty: false,
@@ -123,6 +123,16 @@ impl Group {
         if let Some(member) = self.members.get_mut(id) {
             member.unsaved = Some(next);
         }
+        self.count(id);
+    }
+
+    /// The group's sum holds the member as it is now.
+    pub(super) fn count(&mut self, id: &str) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        let (before, now) = (member.counted, member.count(id, &self.draft));
+        member.counted = now;
+        self.counted.said = self.counted.said + now.said - before.said;
+        self.counted.has = self.counted.has + now.has - before.has;
     }
 
     pub(super) fn check_alive(&self) -> Result<(), GroupError> {
@@ -138,7 +148,6 @@ impl Group {
             self.owners.insert(partition, id.clone());
         }
         self.empty_check = None;
-        self.bytes += member.bytes();
         self.members.insert(id.clone(), member);
         self.touch(&id);
     }
@@ -147,7 +156,9 @@ impl Group {
     pub(super) fn take_out(&mut self, id: &str, why: &GroupError) -> Option<Member> {
         self.release(id);
         let mut member = self.members.remove(id)?;
-        self.bytes -= member.bytes();
+        let counted = std::mem::take(&mut member.counted);
+        self.counted.said -= counted.said;
+        self.counted.has -= counted.has;
         if let Some(instance) = &member.stored.instance_id {
             self.statics.remove(instance);
         }
@@ -422,9 +433,17 @@ impl Group {
         self.epoch
     }
 
-    /// What its members say of themselves.
+    /// What its members say of themselves, have and are to have.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.counted.said + self.counted.has
+    }
+
+    /// As counting over the members would give it.
+    #[cfg(test)]
+    pub(super) fn is_counted(&self) -> bool {
+        let each = self.members.iter().map(|(id, member)| member.count(id, &self.draft));
+        let sum = each.fold((0, 0), |sum, one| (sum.0 + one.said, sum.1 + one.has));
+        sum == (self.counted.said, self.counted.has)
     }
 
     pub fn member_count(&self) -> usize {

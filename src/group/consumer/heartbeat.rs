@@ -101,8 +101,8 @@ impl Group {
     /// Of what all members say of themselves.
     fn check_bytes(&self, beat: &Heartbeat) -> Result<(), GroupError> {
         let comes = if beat.topics.is_some() || beat.regex.is_some() { beat.bytes() } else { 0 };
-        let gives_way = self.members.get(&beat.member).map_or(0, Member::bytes);
-        let all = (self.bytes + comes).saturating_sub(gives_way);
+        let gives_way = self.members.get(&beat.member).map_or(0, |member| member.counted.said);
+        let all = (self.counted.said + comes).saturating_sub(gives_way);
         if comes > 0 && all > GROUP_BYTES_MAX {
             return Err(GroupError::GroupFull);
         }
@@ -165,7 +165,6 @@ impl Group {
     /// What the member says of itself.
     fn take_wishes(&mut self, beat: &Heartbeat, is_new: bool) {
         let Some(member) = self.members.get_mut(&beat.member) else { return };
-        self.bytes -= member.bytes();
         let before = member.stored.clone();
         let stored = &mut member.stored;
         stored.client_id.clone_from(&beat.client_id);
@@ -188,7 +187,6 @@ impl Group {
             stored.assignor = Some(assignor.clone());
         }
         let former = stored.classic.take();
-        self.bytes += member.bytes();
         self.note_changes(&beat.member, &before, is_new);
         for (_, blob) in former.iter().flat_map(|classic| &classic.protocols) {
             self.draft.release(*blob);

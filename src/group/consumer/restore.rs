@@ -53,8 +53,8 @@ impl Group {
                 group.patterns.insert(text.clone(), topics);
             }
             let member = Member { stored: member, ..Member::default() };
-            group.bytes += member.bytes();
             group.members.insert(id.clone(), member);
+            group.count(id);
         }
         left_behind.into_iter().for_each(|id| group.touch(id));
         group.settle_claims();
