@@ -385,6 +385,7 @@ impl Group {
                 self.waiting.remove(&id);
                 self.refuse(waiting.request, error.clone());
                 self.refresh_session(&id, now);
+                self.await_anew(&id, now);
             }
         }
         for (ticket, _, _) in std::mem::take(&mut self.leavers) {

@@ -1,5 +1,6 @@
 //! One member: what is committed of it, and what only this coordinator knows.
 
+use super::reconcile;
 use crate::group::draft::Draft;
 use crate::group::machine::{Attempt, Millis, Ticket};
 use crate::metadata::group_change::{ConsumerMember, MemberState, TopicPartitions};
@@ -54,6 +55,15 @@ pub(super) enum Request {
 impl Member {
     pub fn rebalance_timeout(&self) -> Millis {
         Millis::try_from(self.stored.rebalance_timeout_ms).unwrap_or(0)
+    }
+
+    /// Until when something is expected of it. Of a member that says that it revoked all of it nothing is any more: its
+    /// parked heartbeat waits for Raft.
+    pub fn awaited_until(&self) -> Option<Millis> {
+        let owned = self.waiting.as_ref().and_then(|waiting| waiting.owned.as_ref());
+        let has_revoked = self.stored.state == MemberState::Unrevoked
+            && owned.is_some_and(|owned| reconcile::parted(owned, &self.stored.pending_revocation).0.is_empty());
+        self.rebalance_deadline.filter(|_| !has_revoked)
     }
 
     /// Nothing of it is on its way: a heartbeat tells it nothing new.

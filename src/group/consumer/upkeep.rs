@@ -1,6 +1,7 @@
 //! What happens without a request: deadlines, topics that change, the end.
 
 use super::Group;
+use super::member::Member;
 use super::regex::Pattern;
 use super::requests::HeartbeatAnswer;
 use super::target;
@@ -41,13 +42,20 @@ impl Group {
         for id in self.members.keys().cloned().collect::<Vec<_>>() {
             self.refresh_session(&id, now);
             let Some(member) = self.members.get_mut(&id) else { continue };
-            let is_awaited = member.rebalance_deadline.is_some()
-                || member.stored.state == MemberState::Unrevoked && !member.is_classic();
-            if is_awaited {
-                let deadline = now + member.rebalance_timeout();
-                member.rebalance_deadline = Some(deadline);
-                self.expect_by(deadline);
+            if member.stored.state == MemberState::Unrevoked && !member.is_classic() {
+                member.rebalance_deadline = Some(now);
             }
+            self.await_anew(&id, now);
+        }
+    }
+
+    /// What is expected of the member is expected within its rebalance timeout from now on.
+    pub(super) fn await_anew(&mut self, id: &str, now: Millis) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        let deadline = now + member.rebalance_timeout();
+        if let Some(until) = &mut member.rebalance_deadline {
+            *until = deadline;
+            self.expect_by(deadline);
         }
     }
 
@@ -77,7 +85,7 @@ impl Group {
         for (id, member) in &self.members {
             if member.waiting.is_none() && member.session_deadline <= now {
                 gone.push((id.clone(), RebalanceReason::MemberTimedOut(id.clone())));
-            } else if member.rebalance_deadline.is_some_and(|deadline| deadline <= now) {
+            } else if member.awaited_until().is_some_and(|deadline| deadline <= now) {
                 gone.push((id.clone(), RebalanceReason::MemberTooSlow(id.clone())));
             }
         }
@@ -86,7 +94,7 @@ impl Group {
             self.because(reason);
         }
         let sessions = self.members.values().filter(|m| m.waiting.is_none()).map(|m| m.session_deadline);
-        let others = self.members.values().filter_map(|member| member.rebalance_deadline);
+        let others = self.members.values().filter_map(Member::awaited_until);
         self.soonest = sessions.chain(others).min();
     }
 
