@@ -303,17 +303,18 @@ impl Machine {
         }
     }
 
-    /// May this caller commit offsets now?
+    /// May this caller commit offsets now? `knows_epochs`: the request's version knows of member epochs (KIP-848).
     pub fn check_offset_commit(
         &mut self,
         member: &str,
         instance: Option<&str>,
         generation: i32,
+        knows_epochs: bool,
         now: Millis,
     ) -> Result<(), GroupError> {
         match self {
             Machine::Classic(group) => group.check_offset_commit(member, instance, generation, now),
-            Machine::Consumer(group) => group.check_offset_commit(member, generation),
+            Machine::Consumer(group) => group.check_offset_commit(member, generation, knows_epochs),
         }
     }
 }
@@ -331,7 +332,7 @@ fn upgraded(
     former.check_alive()?;
     let rules = *former.rules();
     match beat.epoch {
-        consumer::JOIN => consumer::may_upgrade(former, &beat, &rules)?,
+        consumer::JOIN => consumer::may_upgrade(former, &rules)?,
         // A member that was only late: it joins anew, and takes the group over.
         _ if consumer::is_upgradable(former, &rules) => return Err(GroupError::UnknownMember),
         _ => return Err(GroupError::GroupNotFound),

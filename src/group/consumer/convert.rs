@@ -7,8 +7,6 @@ use super::Group;
 use super::classic::{CONSUMER, by_name};
 use super::embedded;
 use super::member::Member;
-use super::regex::Pattern;
-use super::requests::Heartbeat;
 use crate::group::classic::{self, Handover};
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis};
@@ -18,11 +16,8 @@ use crate::metadata::image::{Image, groups};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// May this member take the group over? One that would be refused must not disturb it.
-pub fn may_upgrade(group: &classic::Group, beat: &Heartbeat, rules: &Rules) -> Result<(), GroupError> {
-    if let Some(text) = beat.regex.as_ref().filter(|text| !text.is_empty()) {
-        Pattern::new(text)?;
-    }
+/// May a member of the new protocol take the group over?
+pub fn may_upgrade(group: &classic::Group, rules: &Rules) -> Result<(), GroupError> {
     if group.member_count() > 0 && group.member_count() >= rules.consumer.size_max {
         return Err(GroupError::GroupFull);
     }
@@ -43,6 +38,7 @@ impl Group {
     pub fn take_over(name: &str, rules: Rules, handover: Handover, image: &Arc<Image>, now: Millis) -> Group {
         let mut group = Group::new(name, rules, handover.epoch, now);
         group.see(image);
+        group.seen = image.topic_ids.clone();
         group.draft = handover.draft;
         group.is_stored = handover.is_stored;
         for (id, member) in handover.members {

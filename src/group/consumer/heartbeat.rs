@@ -35,10 +35,12 @@ impl Group {
         if matches!(beat.epoch, LEAVE | LEAVE_STATIC) {
             return self.leave(ticket, &beat, now);
         }
+        // What is cheap comes first: only who is let in has its pattern compiled.
+        self.check_place(&beat)?;
         self.check_bytes(&beat)?;
         self.check_pattern(&beat)?;
         let is_known = self.members.get(&beat.member).is_some_and(|member| member.stored.member_epoch == beat.epoch);
-        let is_new = self.admit(&beat)?;
+        let is_new = self.admit(&beat);
         self.take_wishes(&beat, is_new);
         self.refresh_session(&beat.member, now);
         let member = self.members.get_mut(&beat.member).expect("it was admitted");
@@ -69,27 +71,40 @@ impl Group {
         }
     }
 
-    /// Finds the member, or makes it; true: it is new.
-    fn admit(&mut self, beat: &Heartbeat) -> Result<bool, GroupError> {
-        let place = match &beat.instance {
+    /// The member whose place it takes: its own, or that of a former self with its instance.
+    fn place(&self, beat: &Heartbeat) -> Option<String> {
+        match &beat.instance {
             Some(instance) => self.statics.get(instance).cloned(),
             None => self.members.contains_key(&beat.member).then(|| beat.member.clone()),
-        };
-        match place {
-            Some(id) if id == beat.member && beat.epoch == JOIN => self.rejoin(&id),
-            Some(id) if id == beat.member => check_epoch(&self.members[&id].stored, beat.epoch, beat.owned.as_ref())?,
-            Some(_) if beat.epoch != JOIN => return Err(GroupError::FencedInstance),
-            Some(former) => self.replace_static(&former, &beat.member)?,
-            None if beat.epoch != JOIN => return Err(GroupError::UnknownMember),
+        }
+    }
+
+    /// Is it let in, at the epoch that it names?
+    fn check_place(&self, beat: &Heartbeat) -> Result<(), GroupError> {
+        match self.place(beat) {
+            Some(id) if id == beat.member && beat.epoch == JOIN => Ok(()),
+            Some(id) if id == beat.member => check_epoch(&self.members[&id].stored, beat.epoch, beat.owned.as_ref()),
+            Some(_) if beat.epoch != JOIN => Err(GroupError::FencedInstance),
+            Some(former) => self.check_replacement(&former, &beat.member),
+            None if beat.epoch != JOIN => Err(GroupError::UnknownMember),
             // A member's id does not pass to another instance.
-            None if self.members.contains_key(&beat.member) => return Err(GroupError::FencedInstance),
+            None if self.members.contains_key(&beat.member) => Err(GroupError::FencedInstance),
+            None => self.check_size(),
+        }
+    }
+
+    /// Finds the member that passed [`Group::check_place`], or makes it; true: it is new.
+    fn admit(&mut self, beat: &Heartbeat) -> bool {
+        match self.place(beat) {
+            Some(id) if id != beat.member => self.replace_static(&id, &beat.member),
+            Some(id) if beat.epoch == JOIN => self.rejoin(&id),
+            Some(_) => {}
             None => {
-                self.check_size()?;
                 self.add(&beat.member, beat.instance.clone());
-                return Ok(true);
+                return true;
             }
         }
-        Ok(false)
+        false
     }
 
     pub(super) fn add(&mut self, id: &str, instance: Option<String>) {
@@ -122,21 +137,21 @@ impl Group {
         self.touch(id);
     }
 
-    /// A static member comes back under a new id: without a rebalance, if it wants what it wanted.
-    pub(super) fn replace_static(&mut self, former: &str, id: &str) -> Result<(), GroupError> {
+    fn check_replacement(&self, former: &str, id: &str) -> Result<(), GroupError> {
         let place = &self.members[former];
         if place.stored.member_epoch != LEAVE_STATIC && !place.is_classic() {
             return Err(GroupError::UnreleasedInstance);
         }
-        if self.members.contains_key(id) {
-            return Err(GroupError::FencedInstance);
-        }
+        if self.members.contains_key(id) { Err(GroupError::FencedInstance) } else { Ok(()) }
+    }
+
+    /// A static member comes back under a new id: without a rebalance, if it wants what it wanted.
+    fn replace_static(&mut self, former: &str, id: &str) {
         let mut member = self.take_out(former, &GroupError::FencedInstance).expect("it was found");
         member.stored.member_epoch = JOIN;
         member.stored.previous_epoch = JOIN;
         member.stored.classic = None;
         self.insert(id.to_string(), member);
-        Ok(())
     }
 
     /// A pattern that is no pattern changes nothing.
@@ -254,11 +269,15 @@ impl Group {
     }
 
     /// May this caller commit offsets now? `epoch` is the member's epoch, or a classic member's generation.
-    pub fn check_offset_commit(&self, member: &str, epoch: i32) -> Result<(), GroupError> {
+    /// `knows_epochs`: the request's version does.
+    pub fn check_offset_commit(&self, member: &str, epoch: i32, knows_epochs: bool) -> Result<(), GroupError> {
         self.check_alive()?;
         // An operator, or a consumer that assigns its own partitions.
         if epoch < 0 && self.members.is_empty() {
             return Ok(());
+        }
+        if !knows_epochs && self.members.get(member).is_some_and(|member| !member.is_classic()) {
+            return Err(GroupError::UnsupportedVersion);
         }
         self.check_member_epoch(member, epoch)
     }
