@@ -83,7 +83,11 @@ impl Group {
         };
         let oversized: Vec<String> = self.draft.changed().filter(is_oversized).cloned().collect();
         for id in &oversized {
-            tracing::warn!(group = self.name, member = id, "a member is too large to be stored: it is put out of the group");
+            tracing::warn!(
+                group = self.name,
+                member = id,
+                "a member is too large to be stored: it is put out of the group"
+            );
             self.take_out(id, &GroupError::MemberTooLarge);
             self.because(RebalanceReason::MemberTooLarge(id.clone()));
         }

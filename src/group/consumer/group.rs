@@ -13,6 +13,7 @@ use crate::group::settings::{Rules, UNSETTLED_INTERVAL_MS};
 use crate::ids::TopicId;
 use crate::metadata::group_change::*;
 use crate::metadata::image::Image;
+use imbl::OrdMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -36,6 +37,8 @@ pub struct Group {
     pub(super) owners: BTreeMap<(TopicId, i32), String>,
     /// What each pattern that members subscribe to stands for.
     pub(super) patterns: BTreeMap<String, BTreeSet<TopicId>>,
+    /// The topics that the patterns were brought up to date with last; newer patterns may have seen more.
+    pub(super) seen: OrdMap<String, TopicId>,
     pub(super) draft: Draft,
     /// What members take, each as it was when it was last touched.
     pub(super) counted: Counted,
@@ -83,6 +86,7 @@ impl Group {
             statics: BTreeMap::new(),
             owners: BTreeMap::new(),
             patterns: BTreeMap::new(),
+            seen: OrdMap::new(),
             draft: Draft::default(),
             counted: Counted::default(),
             causes: None,

@@ -19,6 +19,7 @@ impl Group {
     pub fn restore(name: &str, rules: Rules, stored: &groups::Group, image: &Arc<Image>, now: Millis) -> Group {
         let mut group = Group::new(name, rules, stored.header.epoch(), now);
         group.see(image);
+        group.seen = image.topic_ids.clone();
         group.is_stored = true;
         group.draft = Draft::restore(stored);
         let GroupHeader::Consumer { assignment_epoch, topics_hash, assignor, is_whole, .. } = &stored.header else {

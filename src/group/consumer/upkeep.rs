@@ -7,8 +7,11 @@ use super::requests::HeartbeatAnswer;
 use super::target;
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis};
+use crate::ids::TopicId;
 use crate::metadata::command::ConfigResource;
 use crate::metadata::group_change::{MemberState, RebalanceReason};
+use imbl::ordmap::DiffItem;
+use std::collections::BTreeMap;
 
 impl Group {
     /// Session timeout and heartbeat interval in milliseconds: the group's own configs over the brokers'.
@@ -112,23 +115,46 @@ impl Group {
         if self.death.is_some() {
             return Vec::new();
         }
-        // Of an empty group none stays: who comes next resolves its own by what there is then.
-        self.drop_unused_patterns();
+        let gone = self.look_at_topics();
         if self.members.is_empty() {
             return Vec::new();
         }
-        for (text, topics) in &mut self.patterns {
-            *topics = Pattern::new(text).map(|pattern| pattern.resolve(&self.image)).unwrap_or_default();
-        }
         let shape = target::shape(&self.members, &self.patterns, &self.image);
         if let Some(topic) = shape.difference(&self.shape) {
-            let name = self.image.topic(topic).map(|topic| topic.name.clone());
+            let name = self.image.topic(topic).map(|topic| topic.name.clone()).or_else(|| gone.get(&topic).cloned());
             self.shape = shape;
             self.because(RebalanceReason::PartitionsChanged(name.unwrap_or_else(|| topic.to_string())));
         }
         // After a restore there may be a cause already.
         self.settle(now);
         self.take_effects()
+    }
+
+    /// Brings the patterns up to date by the topics that came and went since the last look. The names of those that went.
+    fn look_at_topics(&mut self) -> BTreeMap<TopicId, String> {
+        // Of an empty group no pattern stays: who comes next resolves its own by what there is then.
+        self.drop_unused_patterns();
+        let seen = std::mem::replace(&mut self.seen, self.image.topic_ids.clone());
+        let (mut came, mut gone) = (Vec::new(), BTreeMap::new());
+        for change in seen.diff(&self.seen) {
+            let (old, new) = match change {
+                DiffItem::Add(name, id) => (None, Some((name, id))),
+                DiffItem::Update { old, new } => (Some(old), Some(new)),
+                DiffItem::Remove(name, id) => (Some((name, id)), None),
+            };
+            gone.extend(old.map(|(name, id)| (*id, name.clone())));
+            came.extend(new);
+        }
+        for (text, topics) in &mut self.patterns {
+            topics.retain(|topic| !gone.contains_key(topic));
+            // Compiled patterns are large, and not kept: a client could grow them.
+            if !came.is_empty()
+                && let Ok(pattern) = Pattern::new(text)
+            {
+                topics.extend(pattern.among(came.iter().copied()));
+            }
+        }
+        gone
     }
 
     /// The coordinator moved, or the group is deleted: everyone parked is told `why`, and so is whoever comes later.
