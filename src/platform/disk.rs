@@ -196,7 +196,7 @@ impl File {
     /// there in any case.
     pub fn occupy(&self, position: u64, length: u64) -> io::Result<()> {
         use rustix::io::Errno;
-        const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
         loop {
             match rustix::fs::fallocate(&self.inner, rustix::fs::FallocateFlags::empty(), position, length) {
                 Ok(()) => return Ok(()),
