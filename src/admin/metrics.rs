@@ -303,11 +303,12 @@ mod tests {
         for phase in [Phase::Empty, Phase::PreparingRebalance, Phase::CompletingRebalance, Phase::Stable] {
             assert!(values(&names::GROUPS).contains(&phase.label()), "{phase:?}");
         }
-        let named: [fn(String) -> RebalanceReason; 9] = [
+        let named: [fn(String) -> RebalanceReason; 10] = [
             RebalanceReason::MemberJoined,
             RebalanceReason::MemberLeft,
             RebalanceReason::MemberTimedOut,
             RebalanceReason::MemberTooSlow,
+            RebalanceReason::MemberTooLarge,
             RebalanceReason::SubscriptionChanged,
             RebalanceReason::MemberReplaced,
             RebalanceReason::LeaderRejoined,

@@ -88,6 +88,8 @@ pub enum GroupError {
     InvalidRequest(&'static str),
     #[error("a member of the group subscribes to the topic")]
     SubscribedToTopic,
+    #[error("members of the consumer protocol commit offsets with version 9 or above")]
+    UnsupportedVersion,
 }
 
 /// What the coordinator needs from the rest of the house.
@@ -107,6 +109,8 @@ pub struct OffsetCommit {
     pub member: String,
     pub instance: Option<String>,
     pub generation: i32,
+    /// Its version knows of member epochs, from 9 on: it may be of a member of the consumer protocol (KIP-848).
+    pub knows_epochs: bool,
     pub offsets: Vec<OffsetWrite>,
 }
 
@@ -228,9 +232,10 @@ impl Coordinator {
         } else {
             slot.group(&beat.group)?.ok_or(GroupError::UnknownMember)?
         };
-        let image = self.shell.image();
         let (sender, receiver) = oneshot::channel();
         self.shell.with(&slot, &cell, |entry, now| {
+            // Under the lock: no older than what the group was told of topics.
+            let image = self.shell.image();
             let ticket = entry.park(Parked::Heartbeat(sender));
             ((), entry.machine.beat(ticket, &cell.group, beat, &image, now))
         });
@@ -337,7 +342,8 @@ impl Coordinator {
             .collect();
         let begun = self.shell.with(&slot, &cell, |entry, now| {
             let instance = commit.instance.as_deref();
-            let allowed = entry.machine.check_offset_commit(&commit.member, instance, commit.generation, now);
+            let (generation, knows) = (commit.generation, commit.knows_epochs);
+            let allowed = entry.machine.check_offset_commit(&commit.member, instance, generation, knows, now);
             (allowed.and_then(|()| self.shell.write_offsets(&slot, &cell, entry, records)), Vec::new())
         });
         self.shell.written(begun?).await

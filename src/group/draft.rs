@@ -107,6 +107,11 @@ impl Draft {
         }
     }
 
+    /// Whom the next write holds, or takes out.
+    pub fn changed(&self) -> impl Iterator<Item = &String> {
+        self.changed.keys()
+    }
+
     /// The attempt that the next write will be.
     pub fn next(&self) -> Attempt {
         Attempt(self.attempts + 1)

@@ -53,7 +53,12 @@ impl Machine {
     /// A new coordinator goes on from the committed state: same members, same generation, sessions start anew.
     pub fn restore(name: &str, rules: Rules, group: &groups::Group, image: &Arc<Image>, now: Millis) -> Machine {
         match &group.header {
-            GroupHeader::Classic { .. } => Machine::Classic(classic::Group::restore(rules, group, now)),
+            GroupHeader::Classic { .. } => {
+                let (group, changed) = consumer::classic_of_torn(group, image);
+                let mut group = classic::Group::restore(rules, &group, now);
+                group.rewrite(&changed);
+                Machine::Classic(group)
+            }
             GroupHeader::Consumer { .. } => Machine::Consumer(consumer::Group::restore(name, rules, group, image, now)),
         }
     }
@@ -87,29 +92,17 @@ impl Machine {
         image: &Arc<Image>,
         now: Millis,
     ) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        if let Machine::Classic(group) = self {
-            if let Err(error) = group.check_alive() {
-                return vec![Effect::Beaten(ticket, Err(error))];
+        let former = match self {
+            Machine::Classic(group) => group,
+            Machine::Consumer(group) => return group.heartbeat(ticket, beat, now),
+        };
+        match upgraded(former, ticket, name, beat, image, now) {
+            Ok((group, effects)) => {
+                *self = Machine::Consumer(group);
+                effects
             }
-            let rules = *group.rules();
-            let admitted = match beat.epoch {
-                consumer::JOIN => consumer::may_upgrade(group, &beat, &rules),
-                _ if group.member_count() == 0 => Err(GroupError::UnknownMember),
-                _ => Err(GroupError::GroupNotFound),
-            };
-            if let Err(error) = admitted {
-                return vec![Effect::Beaten(ticket, Err(error))];
-            }
-            let group = std::mem::replace(group, classic::Group::new(rules, now));
-            let (handover, told) = group.hand_over();
-            effects = told;
-            *self = Machine::Consumer(consumer::Group::take_over(name, rules, handover, image, now));
+            Err(error) => vec![Effect::Beaten(ticket, Err(error))],
         }
-        if let Machine::Consumer(group) = self {
-            effects.extend(group.heartbeat(ticket, beat, now));
-        }
-        effects
     }
 
     /// After each event: a group of the consumer protocol that only classic members are left of becomes theirs.
@@ -310,17 +303,42 @@ impl Machine {
         }
     }
 
-    /// May this caller commit offsets now?
+    /// May this caller commit offsets now? `knows_epochs`: the request's version knows of member epochs (KIP-848).
     pub fn check_offset_commit(
         &mut self,
         member: &str,
         instance: Option<&str>,
         generation: i32,
+        knows_epochs: bool,
         now: Millis,
     ) -> Result<(), GroupError> {
         match self {
             Machine::Classic(group) => group.check_offset_commit(member, instance, generation, now),
-            Machine::Consumer(group) => group.check_offset_commit(member, generation),
+            Machine::Consumer(group) => group.check_offset_commit(member, generation, knows_epochs),
         }
     }
+}
+
+/// What becomes of a classic group when this member comes. One that is refused leaves it untouched: neither are its
+/// parked joins disturbed nor does its generation end.
+fn upgraded(
+    former: &classic::Group,
+    ticket: Ticket,
+    name: &str,
+    beat: Heartbeat,
+    image: &Arc<Image>,
+    now: Millis,
+) -> Result<(consumer::Group, Vec<Effect>), GroupError> {
+    former.check_alive()?;
+    let rules = *former.rules();
+    match beat.epoch {
+        consumer::JOIN => consumer::may_upgrade(former, &rules)?,
+        // A member that was only late: it joins anew, and takes the group over.
+        _ if consumer::is_upgradable(former, &rules) => return Err(GroupError::UnknownMember),
+        _ => return Err(GroupError::GroupNotFound),
+    }
+    let (handover, mut effects) = former.clone().hand_over();
+    let mut group = consumer::Group::take_over(name, rules, handover, image, now);
+    effects.extend(group.first_heartbeat(ticket, beat, now)?);
+    Ok((group, effects))
 }

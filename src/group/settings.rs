@@ -13,6 +13,9 @@ pub const MEMBER_ID_PREFIX_BYTES_MAX: usize = 255;
 pub const GROUP_SIZE_MAX: usize = 5_000;
 /// One member with its metadata and assignment: it travels in one Raft command of at most 256 KiB.
 pub const MEMBER_BYTES_MAX: usize = 220 * 1024;
+/// A member of the consumer protocol as it is stored, with all that it has and is to have: the controller packs commands
+/// of 240 KiB, and the group's name and the rebalance's reason come on top.
+pub const STORED_MEMBER_BYTES_MAX: usize = 228 * 1024;
 /// Protocols that one member supports; clients have one to three.
 pub const PROTOCOLS_PER_MEMBER_MAX: usize = 64;
 /// One protocol's name, and a protocol type.

@@ -96,6 +96,7 @@ pub fn group(error: &GroupError) -> i16 {
         GroupError::StaleMemberEpoch => Code::StaleMemberEpoch,
         GroupError::InvalidRegex => Code::InvalidRegularExpression,
         GroupError::SubscribedToTopic => Code::GroupSubscribedToTopic,
+        GroupError::UnsupportedVersion => Code::UnsupportedVersion,
     };
     code.code()
 }

@@ -229,6 +229,8 @@ pub enum RebalanceReason {
     ProtocolChanged,
     /// A client's or operator's request that is none of the above.
     Requested,
+    /// The member grew beyond what can be stored of one.
+    MemberTooLarge(String),
 }
 
 impl RebalanceReason {
@@ -248,6 +250,7 @@ impl RebalanceReason {
             RebalanceReason::AssignorChanged(_) => "assignor_changed",
             RebalanceReason::ProtocolChanged => "protocol_changed",
             RebalanceReason::Requested => "requested",
+            RebalanceReason::MemberTooLarge(_) => "member_too_large",
         }
     }
 
@@ -258,6 +261,7 @@ impl RebalanceReason {
             | RebalanceReason::MemberLeft(whom)
             | RebalanceReason::MemberTimedOut(whom)
             | RebalanceReason::MemberTooSlow(whom)
+            | RebalanceReason::MemberTooLarge(whom)
             | RebalanceReason::SubscriptionChanged(whom)
             | RebalanceReason::MemberReplaced(whom)
             | RebalanceReason::LeaderRejoined(whom)

@@ -161,6 +161,7 @@ pub static GROUP_REBALANCES: Metric = counter(
         "member_left",
         "member_replaced",
         "member_timed_out",
+        "member_too_large",
         "member_too_slow",
         "not_committed",
         "partitions_changed",

@@ -53,6 +53,11 @@ impl Group {
         (group, effects)
     }
 
+    /// The next write holds these members, whatever becomes of them.
+    pub fn rewrite(&mut self, members: &[String]) {
+        members.iter().for_each(|id| self.draft.touch(id));
+    }
+
     pub fn rules(&self) -> &Rules {
         &self.rules
     }

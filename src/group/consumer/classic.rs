@@ -9,9 +9,10 @@ use super::member::{Member, Request, Waiting};
 use crate::group::classic::{Join, Joined, Leaver, SyncGroup, Synced};
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis, Ticket};
-use crate::group::settings::GROUP_BYTES_MAX;
+use crate::group::settings::{GROUP_BYTES_MAX, MEMBER_ID_BYTES_MAX};
 use crate::ids::TopicId;
 use crate::metadata::group_change::*;
+use crate::metadata::image::Image;
 use std::collections::BTreeSet;
 
 /// The protocol type of consumers.
@@ -36,9 +37,17 @@ impl Group {
             return Err(GroupError::MemberIdRequired(fresh_id));
         }
         let id = if join.member.is_empty() { fresh_id } else { join.member.clone() };
-        if self.bytes + join_bytes(join, &id) > GROUP_BYTES_MAX {
+        if id.len() > MEMBER_ID_BYTES_MAX {
+            // No id that was ever given out: with none its client gets one.
+            return Err(GroupError::UnknownMember);
+        }
+        let gives_way = self.members.get(&id).map_or(0, |member| member.counted.said);
+        if (self.counted.said + join_bytes(join, &id)).saturating_sub(gives_way) > GROUP_BYTES_MAX {
             return Err(GroupError::GroupFull);
         }
+        // Its topics are kept by themselves and within its protocols.
+        let named: usize = subscription.topics.iter().map(|topic| topic.len() + 8).sum();
+        self.check_fits(&id, join_bytes(join, &id) + named)?;
         let mut is_new = !self.members.contains_key(&id);
         let place = match &join.instance {
             Some(instance) => self.statics.get(instance).cloned(),
@@ -91,7 +100,6 @@ impl Group {
     fn take_subscription(&mut self, id: &str, join: &Join, subscription: Subscription, is_new: bool) {
         let protocols = join.protocols.iter().map(|(name, data)| (name.clone(), self.draft.acquire(data))).collect();
         let Some(member) = self.members.get_mut(id) else { return };
-        self.bytes -= member.bytes();
         let before = member.stored.clone();
         let stored = &mut member.stored;
         stored.client_id.clone_from(&join.client_id);
@@ -108,7 +116,6 @@ impl Group {
         stored.assignor = None;
         let former = stored.classic.replace(ClassicPart { session_timeout_ms: join.session_timeout_ms, protocols });
         member.rebalance_deadline = None;
-        self.bytes += member.bytes();
         self.note_changes(id, &before, is_new);
         for (_, blob) in former.iter().flat_map(|classic| &classic.protocols) {
             self.draft.release(*blob);
@@ -244,9 +251,14 @@ impl Group {
     }
 
     pub(super) fn by_name(&self, assigned: &TopicPartitions) -> Named {
-        let name = |topic: TopicId| self.image.topic(topic).map(|topic| topic.name.clone());
-        assigned.iter().filter_map(|(topic, partitions)| Some((name(*topic)?, partitions.clone()))).collect()
+        by_name(assigned, &self.image)
     }
+}
+
+/// What exists of these topics.
+pub(super) fn by_name(assigned: &TopicPartitions, image: &Image) -> Named {
+    let name = |topic: TopicId| image.topic(topic).map(|topic| topic.name.clone());
+    assigned.iter().filter_map(|(topic, partitions)| Some((name(*topic)?, partitions.clone()))).collect()
 }
 
 /// About what the group must keep of a join.

@@ -4,35 +4,33 @@
 //! were assigned is theirs until they give it up. Once the last such member is gone the classic ones have the group.
 
 use super::Group;
-use super::classic::CONSUMER;
+use super::classic::{CONSUMER, by_name};
 use super::embedded;
 use super::member::Member;
-use super::regex::Pattern;
-use super::requests::Heartbeat;
 use crate::group::classic::{self, Handover};
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis};
 use crate::group::settings::Rules;
-use crate::metadata::group_change::{ClassicMember, ClassicPart, ConsumerMember, RebalanceReason};
-use crate::metadata::image::Image;
+use crate::metadata::group_change::{ClassicMember, ClassicPart, ConsumerMember, GroupMember, RebalanceReason};
+use crate::metadata::image::{Image, groups};
+use bytes::Bytes;
 use std::sync::Arc;
 
-/// May this member take the group over? One that would be refused must not disturb it.
-pub fn may_upgrade(group: &classic::Group, beat: &Heartbeat, rules: &Rules) -> Result<(), GroupError> {
-    if let Some(text) = beat.regex.as_ref().filter(|text| !text.is_empty()) {
-        Pattern::new(text)?;
+/// May a member of the new protocol take the group over?
+pub fn may_upgrade(group: &classic::Group, rules: &Rules) -> Result<(), GroupError> {
+    if group.member_count() > 0 && group.member_count() >= rules.consumer.size_max {
+        return Err(GroupError::GroupFull);
     }
-    if group.member_count() == 0 {
-        return Ok(());
-    }
+    if is_upgradable(group, rules) { Ok(()) } else { Err(GroupError::GroupNotFound) }
+}
+
+/// Nobody is in it, or consumers whose bytes can be read, and the policy allows it.
+pub fn is_upgradable(group: &classic::Group, rules: &Rules) -> bool {
     let is_readable = |(subscription, assignment)| {
         embedded::subscription(&subscription).is_some() && embedded::read_assignment(&assignment).is_some()
     };
-    if group.member_count() >= rules.consumer.size_max {
-        return Err(GroupError::GroupFull);
-    }
-    let may = rules.consumer.upgrades && group.protocol_type() == CONSUMER && group.opaque().all(is_readable);
-    if may { Ok(()) } else { Err(GroupError::GroupNotFound) }
+    let is_of_consumers = || group.protocol_type() == CONSUMER && group.opaque().all(is_readable);
+    group.member_count() == 0 || rules.consumer.upgrades && is_of_consumers()
 }
 
 impl Group {
@@ -40,6 +38,7 @@ impl Group {
     pub fn take_over(name: &str, rules: Rules, handover: Handover, image: &Arc<Image>, now: Millis) -> Group {
         let mut group = Group::new(name, rules, handover.epoch, now);
         group.see(image);
+        group.seen = image.topic_ids.clone();
         group.draft = handover.draft;
         group.is_stored = handover.is_stored;
         for (id, member) in handover.members {
@@ -62,7 +61,7 @@ impl Group {
         group
     }
 
-    fn taken_over(&self, member: ClassicMember) -> ConsumerMember {
+    pub(super) fn taken_over(&self, member: ClassicMember) -> ConsumerMember {
         let first = member.protocols.first().map(|(_, blob)| self.draft.bytes(*blob)).unwrap_or_default();
         let subscription = embedded::subscription(&first).unwrap_or_default();
         let assigned = embedded::read_assignment(&member.assignment).unwrap_or_default();
@@ -104,24 +103,47 @@ impl Group {
             .map(|(ticket, answer, _)| Effect::Beaten(ticket, Ok(answer)))
             .collect();
         effects.extend(self.end(GroupError::RebalanceInProgress));
+        // The last generation that any of them was told, so that it learns by its heartbeats that it must join again.
+        let told = self.members.values().map(|member| member.stored.member_epoch).filter(|epoch| *epoch > 0).max();
+        let epoch = told.unwrap_or(self.epoch);
         let members = std::mem::take(&mut self.members);
         let members = members.into_iter().map(|(id, member)| {
-            let stored = member.stored;
-            let classic = stored.classic.unwrap_or_default();
+            let classic = member.stored.classic.clone().unwrap_or_default();
             let first = classic.protocols.first().map(|(_, blob)| self.draft.bytes(*blob)).unwrap_or_default();
-            let version = embedded::subscription(&first).map_or(0, |subscription| subscription.version);
-            let member = ClassicMember {
-                instance_id: stored.instance_id,
-                client_id: stored.client_id,
-                client_host: stored.client_host,
-                session_timeout_ms: classic.session_timeout_ms,
-                rebalance_timeout_ms: stored.rebalance_timeout_ms,
-                protocols: classic.protocols,
-                assignment: embedded::assignment(version, &self.by_name(&stored.assigned)),
-            };
-            (id, member)
+            (id, handed_over(member.stored, classic, &first, &self.image))
         });
         let members = members.collect();
-        (Handover { epoch: self.epoch, members, draft: self.draft, is_stored: self.is_stored }, effects)
+        (Handover { epoch, members, draft: self.draft, is_stored: self.is_stored }, effects)
     }
+}
+
+/// As the classic protocol stores this member. `first`: the metadata of the first of its protocols.
+fn handed_over(stored: ConsumerMember, classic: ClassicPart, first: &Bytes, image: &Image) -> ClassicMember {
+    let version = embedded::subscription(first).map_or(0, |subscription| subscription.version);
+    ClassicMember {
+        instance_id: stored.instance_id,
+        client_id: stored.client_id,
+        client_host: stored.client_host,
+        session_timeout_ms: classic.session_timeout_ms,
+        rebalance_timeout_ms: stored.rebalance_timeout_ms,
+        protocols: classic.protocols,
+        assignment: embedded::assignment(version, &by_name(&stored.assigned, image)),
+    }
+}
+
+/// The write that gave the group back to its classic members was torn: whom it did not come to is converted as it would
+/// have been. Who speaks the new protocol alone has left, and stays out. Also who must be written anew.
+pub fn classic_of_torn(stored: &groups::Group, image: &Image) -> (groups::Group, Vec<String>) {
+    let mut whole = stored.clone();
+    let mut changed = Vec::new();
+    for (id, member) in &stored.members {
+        let GroupMember::Consumer(member) = member.as_ref() else { continue };
+        let Some(classic) = &member.classic else { continue };
+        let first = classic.protocols.first().and_then(|(_, blob)| stored.blobs.get(blob));
+        let first = first.map(|blob| blob.bytes.clone()).unwrap_or_default();
+        let member = handed_over(member.clone(), classic.clone(), &first, image);
+        whole.members.insert(id.clone(), Arc::new(GroupMember::Classic(member)));
+        changed.push(id.clone());
+    }
+    (whole, changed)
 }

@@ -1,10 +1,10 @@
 //! One group: its state, and when it writes and answers.
 
 use super::describe::Phase;
-use super::member::{Member, Request};
+use super::member::{Counted, Member, Request};
 use super::requests::HeartbeatAnswer;
 use super::target::Shape;
-use super::{reconcile, target};
+use super::{bound, reconcile, target};
 use crate::group::assignor::Assignor;
 use crate::group::coordinator::GroupError;
 use crate::group::draft::Draft;
@@ -13,6 +13,7 @@ use crate::group::settings::{Rules, UNSETTLED_INTERVAL_MS};
 use crate::ids::TopicId;
 use crate::metadata::group_change::*;
 use crate::metadata::image::Image;
+use imbl::OrdMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -36,9 +37,11 @@ pub struct Group {
     pub(super) owners: BTreeMap<(TopicId, i32), String>,
     /// What each pattern that members subscribe to stands for.
     pub(super) patterns: BTreeMap<String, BTreeSet<TopicId>>,
+    /// The topics that the patterns were brought up to date with last; newer patterns may have seen more.
+    pub(super) seen: OrdMap<String, TopicId>,
     pub(super) draft: Draft,
-    /// What members say of themselves, in bytes.
-    pub(super) bytes: usize,
+    /// What members take, each as it was when it was last touched.
+    pub(super) counted: Counted,
     /// Why there must be a new epoch.
     pub(super) causes: Option<Causes>,
     /// The rebalance that no write known to be committed holds yet.
@@ -83,8 +86,9 @@ impl Group {
             statics: BTreeMap::new(),
             owners: BTreeMap::new(),
             patterns: BTreeMap::new(),
+            seen: OrdMap::new(),
             draft: Draft::default(),
-            bytes: 0,
+            counted: Counted::default(),
             causes: None,
             rebalance: None,
             is_dirty: false,
@@ -123,6 +127,16 @@ impl Group {
         if let Some(member) = self.members.get_mut(id) {
             member.unsaved = Some(next);
         }
+        self.count(id);
+    }
+
+    /// The group's sum holds the member as it is now.
+    pub(super) fn count(&mut self, id: &str) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        let (before, now) = (member.counted, member.count(id, &self.draft));
+        member.counted = now;
+        self.counted.said = self.counted.said + now.said - before.said;
+        self.counted.has = self.counted.has + now.has - before.has;
     }
 
     pub(super) fn check_alive(&self) -> Result<(), GroupError> {
@@ -138,7 +152,6 @@ impl Group {
             self.owners.insert(partition, id.clone());
         }
         self.empty_check = None;
-        self.bytes += member.bytes();
         self.members.insert(id.clone(), member);
         self.touch(&id);
     }
@@ -147,7 +160,9 @@ impl Group {
     pub(super) fn take_out(&mut self, id: &str, why: &GroupError) -> Option<Member> {
         self.release(id);
         let mut member = self.members.remove(id)?;
-        self.bytes -= member.bytes();
+        let counted = std::mem::take(&mut member.counted);
+        self.counted.said -= counted.said;
+        self.counted.has -= counted.has;
         if let Some(instance) = &member.stored.instance_id {
             self.statics.remove(instance);
         }
@@ -186,11 +201,16 @@ impl Group {
         if self.death.is_some() || self.writing.is_some() || self.wants_downgrade() {
             return;
         }
-        if let Some(causes) = self.causes.take() {
-            self.begin_epoch(causes, now);
-        }
-        for id in self.waiting.clone() {
-            self.reconcile(&id, now);
+        loop {
+            if let Some(causes) = self.causes.take() {
+                self.begin_epoch(causes, now);
+            }
+            for id in self.waiting.clone() {
+                self.reconcile(&id, now);
+            }
+            if !self.is_dirty || !self.evict_oversized() {
+                break;
+            }
         }
         if self.is_dirty {
             self.write();
@@ -235,13 +255,24 @@ impl Group {
         self.assignor = target::preferred_assignor(self.members.values().map(|member| &member.stored));
         let found = target::compute(&self.members, self.assignor, &self.patterns, &self.image);
         self.shape = found.shape;
+        let mut cut = (0, 0);
         for (id, target) in found.targets {
-            if let Some(member) = self.members.get_mut(&id)
-                && member.stored.target != target
-            {
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            let (target, left_out) = bound::fitting(&id, &member.stored, target, &self.draft);
+            cut = (cut.0 + usize::from(left_out > 0), cut.1 + left_out);
+            if member.stored.target != target {
                 member.stored.target = target;
                 self.touch(&id);
             }
+        }
+        if cut.0 > 0 {
+            tracing::warn!(
+                group = self.name,
+                members = cut.0,
+                partitions = cut.1,
+                "members have more than can be stored of one: partitions are left unassigned; add members, or let each \
+                 subscribe to fewer topics"
+            );
         }
     }
 
@@ -358,6 +389,7 @@ impl Group {
                 self.waiting.remove(&id);
                 self.refuse(waiting.request, error.clone());
                 self.refresh_session(&id, now);
+                self.await_anew(&id, now);
             }
         }
         for (ticket, _, _) in std::mem::take(&mut self.leavers) {
@@ -406,9 +438,17 @@ impl Group {
         self.epoch
     }
 
-    /// What its members say of themselves.
+    /// What its members say of themselves, have and are to have.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.counted.said + self.counted.has
+    }
+
+    /// As counting over the members would give it.
+    #[cfg(test)]
+    pub(super) fn is_counted(&self) -> bool {
+        let each = self.members.iter().map(|(id, member)| member.count(id, &self.draft));
+        let sum = each.fold((0, 0), |sum, one| (sum.0 + one.said, sum.1 + one.has));
+        sum == (self.counted.said, self.counted.has)
     }
 
     pub fn member_count(&self) -> usize {

@@ -20,15 +20,27 @@ impl Group {
         self.take_effects()
     }
 
+    /// Of the member that takes a classic group over; on an error there is nothing to keep.
+    pub fn first_heartbeat(&mut self, ticket: Ticket, beat: Heartbeat, now: Millis) -> Result<Vec<Effect>, GroupError> {
+        self.take_heartbeat(ticket, beat, now)?;
+        if !self.is_storable() {
+            return Err(GroupError::MemberTooLarge);
+        }
+        self.settle(now);
+        Ok(self.take_effects())
+    }
+
     fn take_heartbeat(&mut self, ticket: Ticket, beat: Heartbeat, now: Millis) -> Result<(), GroupError> {
         self.check_alive()?;
         if matches!(beat.epoch, LEAVE | LEAVE_STATIC) {
             return self.leave(ticket, &beat, now);
         }
+        // What is cheap comes first: only who is let in has its pattern compiled.
+        self.check_place(&beat)?;
         self.check_bytes(&beat)?;
         self.check_pattern(&beat)?;
         let is_known = self.members.get(&beat.member).is_some_and(|member| member.stored.member_epoch == beat.epoch);
-        let is_new = self.admit(&beat)?;
+        let is_new = self.admit(&beat);
         self.take_wishes(&beat, is_new);
         self.refresh_session(&beat.member, now);
         let member = self.members.get_mut(&beat.member).expect("it was admitted");
@@ -59,27 +71,40 @@ impl Group {
         }
     }
 
-    /// Finds the member, or makes it; true: it is new.
-    fn admit(&mut self, beat: &Heartbeat) -> Result<bool, GroupError> {
-        let place = match &beat.instance {
+    /// The member whose place it takes: its own, or that of a former self with its instance.
+    fn place(&self, beat: &Heartbeat) -> Option<String> {
+        match &beat.instance {
             Some(instance) => self.statics.get(instance).cloned(),
             None => self.members.contains_key(&beat.member).then(|| beat.member.clone()),
-        };
-        match place {
-            Some(id) if id == beat.member && beat.epoch == JOIN => self.rejoin(&id),
-            Some(id) if id == beat.member => check_epoch(&self.members[&id].stored, beat.epoch, beat.owned.as_ref())?,
-            Some(_) if beat.epoch != JOIN => return Err(GroupError::FencedInstance),
-            Some(former) => self.replace_static(&former, &beat.member)?,
-            None if beat.epoch != JOIN => return Err(GroupError::UnknownMember),
+        }
+    }
+
+    /// Is it let in, at the epoch that it names?
+    fn check_place(&self, beat: &Heartbeat) -> Result<(), GroupError> {
+        match self.place(beat) {
+            Some(id) if id == beat.member && beat.epoch == JOIN => Ok(()),
+            Some(id) if id == beat.member => check_epoch(&self.members[&id].stored, beat.epoch, beat.owned.as_ref()),
+            Some(_) if beat.epoch != JOIN => Err(GroupError::FencedInstance),
+            Some(former) => self.check_replacement(&former, &beat.member),
+            None if beat.epoch != JOIN => Err(GroupError::UnknownMember),
             // A member's id does not pass to another instance.
-            None if self.members.contains_key(&beat.member) => return Err(GroupError::FencedInstance),
+            None if self.members.contains_key(&beat.member) => Err(GroupError::FencedInstance),
+            None => self.check_size(),
+        }
+    }
+
+    /// Finds the member that passed [`Group::check_place`], or makes it; true: it is new.
+    fn admit(&mut self, beat: &Heartbeat) -> bool {
+        match self.place(beat) {
+            Some(id) if id != beat.member => self.replace_static(&id, &beat.member),
+            Some(id) if beat.epoch == JOIN => self.rejoin(&id),
+            Some(_) => {}
             None => {
-                self.check_size()?;
                 self.add(&beat.member, beat.instance.clone());
-                return Ok(true);
+                return true;
             }
         }
-        Ok(false)
+        false
     }
 
     pub(super) fn add(&mut self, id: &str, instance: Option<String>) {
@@ -91,9 +116,12 @@ impl Group {
     /// Of what all members say of themselves.
     fn check_bytes(&self, beat: &Heartbeat) -> Result<(), GroupError> {
         let comes = if beat.topics.is_some() || beat.regex.is_some() { beat.bytes() } else { 0 };
-        let gives_way = self.members.get(&beat.member).map_or(0, Member::bytes);
-        let all = (self.bytes + comes).saturating_sub(gives_way);
-        if comes > 0 && all > GROUP_BYTES_MAX { Err(GroupError::GroupFull) } else { Ok(()) }
+        let gives_way = self.members.get(&beat.member).map_or(0, |member| member.counted.said);
+        let all = (self.counted.said + comes).saturating_sub(gives_way);
+        if comes > 0 && all > GROUP_BYTES_MAX {
+            return Err(GroupError::GroupFull);
+        }
+        if comes > 0 { self.check_fits(&beat.member, comes) } else { Ok(()) }
     }
 
     pub(super) fn check_size(&self) -> Result<(), GroupError> {
@@ -109,21 +137,21 @@ impl Group {
         self.touch(id);
     }
 
-    /// A static member comes back under a new id: without a rebalance, if it wants what it wanted.
-    pub(super) fn replace_static(&mut self, former: &str, id: &str) -> Result<(), GroupError> {
+    fn check_replacement(&self, former: &str, id: &str) -> Result<(), GroupError> {
         let place = &self.members[former];
         if place.stored.member_epoch != LEAVE_STATIC && !place.is_classic() {
             return Err(GroupError::UnreleasedInstance);
         }
-        if self.members.contains_key(id) {
-            return Err(GroupError::FencedInstance);
-        }
+        if self.members.contains_key(id) { Err(GroupError::FencedInstance) } else { Ok(()) }
+    }
+
+    /// A static member comes back under a new id: without a rebalance, if it wants what it wanted.
+    fn replace_static(&mut self, former: &str, id: &str) {
         let mut member = self.take_out(former, &GroupError::FencedInstance).expect("it was found");
         member.stored.member_epoch = JOIN;
         member.stored.previous_epoch = JOIN;
         member.stored.classic = None;
         self.insert(id.to_string(), member);
-        Ok(())
     }
 
     /// A pattern that is no pattern changes nothing.
@@ -152,7 +180,6 @@ impl Group {
     /// What the member says of itself.
     fn take_wishes(&mut self, beat: &Heartbeat, is_new: bool) {
         let Some(member) = self.members.get_mut(&beat.member) else { return };
-        self.bytes -= member.bytes();
         let before = member.stored.clone();
         let stored = &mut member.stored;
         stored.client_id.clone_from(&beat.client_id);
@@ -175,7 +202,6 @@ impl Group {
             stored.assignor = Some(assignor.clone());
         }
         let former = stored.classic.take();
-        self.bytes += member.bytes();
         self.note_changes(&beat.member, &before, is_new);
         for (_, blob) in former.iter().flat_map(|classic| &classic.protocols) {
             self.draft.release(*blob);
@@ -243,11 +269,15 @@ impl Group {
     }
 
     /// May this caller commit offsets now? `epoch` is the member's epoch, or a classic member's generation.
-    pub fn check_offset_commit(&self, member: &str, epoch: i32) -> Result<(), GroupError> {
+    /// `knows_epochs`: the request's version does.
+    pub fn check_offset_commit(&self, member: &str, epoch: i32, knows_epochs: bool) -> Result<(), GroupError> {
         self.check_alive()?;
         // An operator, or a consumer that assigns its own partitions.
         if epoch < 0 && self.members.is_empty() {
             return Ok(());
+        }
+        if !knows_epochs && self.members.get(member).is_some_and(|member| !member.is_classic()) {
+            return Err(GroupError::UnsupportedVersion);
         }
         self.check_member_epoch(member, epoch)
     }

@@ -1,11 +1,27 @@
 //! One member: what is committed of it, and what only this coordinator knows.
 
+use super::reconcile;
+use crate::group::draft::Draft;
 use crate::group::machine::{Attempt, Millis, Ticket};
 use crate::metadata::group_change::{ConsumerMember, MemberState, TopicPartitions};
+
+/// In bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// What the member says of itself.
+    pub said: usize,
+    /// What it has and is to have.
+    pub has: usize,
+}
+
+/// A topic of a member's lists: its id and a list of numbers.
+const TOPIC_BYTES: usize = 64;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Member {
     pub stored: ConsumerMember,
+    /// Its share in the group's sum.
+    pub counted: Counted,
     /// The first write that holds what changed of it; `None`: the image knows it as it is.
     pub unsaved: Option<Attempt>,
     /// Its epoch or assignment changed since it was answered last.
@@ -41,6 +57,15 @@ impl Member {
         Millis::try_from(self.stored.rebalance_timeout_ms).unwrap_or(0)
     }
 
+    /// Until when something is expected of it. Of a member that says that it revoked all of it nothing is any more: its
+    /// parked heartbeat waits for Raft.
+    pub fn awaited_until(&self) -> Option<Millis> {
+        let owned = self.waiting.as_ref().and_then(|waiting| waiting.owned.as_ref());
+        let has_revoked = self.stored.state == MemberState::Unrevoked
+            && owned.is_some_and(|owned| reconcile::parted(owned, &self.stored.pending_revocation).0.is_empty());
+        self.rebalance_deadline.filter(|_| !has_revoked)
+    }
+
     /// Nothing of it is on its way: a heartbeat tells it nothing new.
     pub fn is_settled(&self, assignment_epoch: i32) -> bool {
         self.unsaved.is_none() && self.is_reconciled(assignment_epoch)
@@ -50,12 +75,17 @@ impl Member {
         self.stored.state == MemberState::Stable && self.stored.member_epoch == assignment_epoch
     }
 
-    /// About what its wishes and names take.
-    pub fn bytes(&self) -> usize {
+    /// About what it takes now.
+    pub fn count(&self, id: &str, draft: &Draft) -> Counted {
         let stored = &self.stored;
         let texts = [&stored.instance_id, &stored.rack_id, &stored.subscribed_regex].into_iter().flatten();
         let texts = texts.chain(&stored.subscribed_topics).chain([&stored.client_id, &stored.client_host]);
-        texts.map(|text| text.len() + 8).sum()
+        let texts: usize = texts.map(|text| text.len() + 8).sum();
+        let protocols = stored.classic.iter().flat_map(|classic| &classic.protocols);
+        let protocols: usize = protocols.map(|(name, blob)| name.len() + draft.bytes(*blob).len() + 16).sum();
+        let lists = [&stored.assigned, &stored.pending_revocation, &stored.target];
+        let of = |list: &TopicPartitions| list.values().map(|list| TOPIC_BYTES + list.len() * 4).sum::<usize>();
+        Counted { said: id.len() + 8 + texts + protocols, has: lists.into_iter().map(of).sum() }
     }
 
     /// Everything that nobody else may have meanwhile.

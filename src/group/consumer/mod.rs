@@ -14,6 +14,7 @@
 //! It reads no clock and sends nothing: times and the metadata image come with the events, parked requests are tickets,
 //! and a commit is an effect whose outcome comes back as an event.
 
+mod bound;
 mod classic;
 mod convert;
 mod describe;
@@ -32,7 +33,7 @@ mod target;
 mod testing;
 mod upkeep;
 
-pub use convert::may_upgrade;
+pub use convert::{classic_of_torn, is_upgradable, may_upgrade};
 pub use describe::{Description, MemberDescription, Phase};
 pub use group::Group;
 pub use requests::{Heartbeat, HeartbeatAnswer, JOIN, LEAVE, LEAVE_STATIC};

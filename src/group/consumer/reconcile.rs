@@ -63,6 +63,11 @@ pub fn is_subset(inner: &TopicPartitions, outer: &TopicPartitions) -> bool {
     })
 }
 
+/// What of the first is in the second, and what is not.
+pub fn parted(held: &TopicPartitions, target: &TopicPartitions) -> (TopicPartitions, TopicPartitions) {
+    (intersection(held, target), difference(held, target))
+}
+
 fn intersection(left: &TopicPartitions, right: &TopicPartitions) -> TopicPartitions {
     filtered(left, |topic, partition| right.get(&topic).is_some_and(|right| right.binary_search(&partition).is_ok()))
 }

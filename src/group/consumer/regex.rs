@@ -31,7 +31,11 @@ impl Pattern {
 
     /// The topics that match, without those that are the cluster's own.
     pub fn resolve(&self, image: &Image) -> BTreeSet<TopicId> {
-        let matching = image.topic_ids.iter().filter(|(name, _)| !is_internal(name) && self.0.is_match(name));
+        self.among(&image.topic_ids)
+    }
+
+    pub fn among<'a>(&self, topics: impl IntoIterator<Item = (&'a String, &'a TopicId)>) -> BTreeSet<TopicId> {
+        let matching = topics.into_iter().filter(|(name, _)| !is_internal(name) && self.0.is_match(name));
         matching.map(|(_, id)| *id).collect()
     }
 }

@@ -19,6 +19,7 @@ impl Group {
     pub fn restore(name: &str, rules: Rules, stored: &groups::Group, image: &Arc<Image>, now: Millis) -> Group {
         let mut group = Group::new(name, rules, stored.header.epoch(), now);
         group.see(image);
+        group.seen = image.topic_ids.clone();
         group.is_stored = true;
         group.draft = Draft::restore(stored);
         let GroupHeader::Consumer { assignment_epoch, topics_hash, assignor, is_whole, .. } = &stored.header else {
@@ -26,11 +27,23 @@ impl Group {
         };
         group.assignment_epoch = *assignment_epoch;
         group.assignor = Assignor::named(assignor).unwrap_or_default();
+        let mut left_behind = Vec::new();
         for (id, member) in &stored.members {
-            let GroupMember::Consumer(member) = member.as_ref() else { continue };
-            for blob in GroupMember::Consumer(member.clone()).blobs() {
+            for blob in member.blobs() {
                 group.draft.adopt(blob);
             }
+            let member = match member.as_ref() {
+                GroupMember::Consumer(member) => member.clone(),
+                // The write that changed the protocol was torn before it came to this one, which was told nothing: it
+                // has what it was assigned, in the generation before.
+                GroupMember::Classic(member) => {
+                    left_behind.push(id);
+                    let taken = group.taken_over(member.clone());
+                    let epoch = (group.epoch - 1).max(0);
+                    let target = taken.assigned.clone();
+                    ConsumerMember { member_epoch: epoch, previous_epoch: epoch, target, ..taken }
+                }
+            };
             if let Some(instance) = &member.instance_id {
                 group.statics.insert(instance.clone(), id.clone());
             }
@@ -40,10 +53,11 @@ impl Group {
                 let topics = Pattern::new(text).map(|pattern| pattern.resolve(image)).unwrap_or_default();
                 group.patterns.insert(text.clone(), topics);
             }
-            let member = Member { stored: member.clone(), ..Member::default() };
-            group.bytes += member.bytes();
+            let member = Member { stored: member, ..Member::default() };
             group.members.insert(id.clone(), member);
+            group.count(id);
         }
+        left_behind.into_iter().for_each(|id| group.touch(id));
         group.settle_claims();
         for id in group.members.keys().cloned().collect::<Vec<_>>() {
             group.own(&id);

@@ -1,13 +1,17 @@
 //! What happens without a request: deadlines, topics that change, the end.
 
 use super::Group;
+use super::member::Member;
 use super::regex::Pattern;
 use super::requests::HeartbeatAnswer;
 use super::target;
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis};
+use crate::ids::TopicId;
 use crate::metadata::command::ConfigResource;
 use crate::metadata::group_change::{MemberState, RebalanceReason};
+use imbl::ordmap::DiffItem;
+use std::collections::BTreeMap;
 
 impl Group {
     /// Session timeout and heartbeat interval in milliseconds: the group's own configs over the brokers'.
@@ -41,13 +45,20 @@ impl Group {
         for id in self.members.keys().cloned().collect::<Vec<_>>() {
             self.refresh_session(&id, now);
             let Some(member) = self.members.get_mut(&id) else { continue };
-            let is_awaited = member.rebalance_deadline.is_some()
-                || member.stored.state == MemberState::Unrevoked && !member.is_classic();
-            if is_awaited {
-                let deadline = now + member.rebalance_timeout();
-                member.rebalance_deadline = Some(deadline);
-                self.expect_by(deadline);
+            if member.stored.state == MemberState::Unrevoked && !member.is_classic() {
+                member.rebalance_deadline = Some(now);
             }
+            self.await_anew(&id, now);
+        }
+    }
+
+    /// What is expected of the member is expected within its rebalance timeout from now on.
+    pub(super) fn await_anew(&mut self, id: &str, now: Millis) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        let deadline = now + member.rebalance_timeout();
+        if let Some(until) = &mut member.rebalance_deadline {
+            *until = deadline;
+            self.expect_by(deadline);
         }
     }
 
@@ -77,7 +88,7 @@ impl Group {
         for (id, member) in &self.members {
             if member.waiting.is_none() && member.session_deadline <= now {
                 gone.push((id.clone(), RebalanceReason::MemberTimedOut(id.clone())));
-            } else if member.rebalance_deadline.is_some_and(|deadline| deadline <= now) {
+            } else if member.awaited_until().is_some_and(|deadline| deadline <= now) {
                 gone.push((id.clone(), RebalanceReason::MemberTooSlow(id.clone())));
             }
         }
@@ -86,7 +97,7 @@ impl Group {
             self.because(reason);
         }
         let sessions = self.members.values().filter(|m| m.waiting.is_none()).map(|m| m.session_deadline);
-        let others = self.members.values().filter_map(|member| member.rebalance_deadline);
+        let others = self.members.values().filter_map(Member::awaited_until);
         self.soonest = sessions.chain(others).min();
     }
 
@@ -101,22 +112,49 @@ impl Group {
 
     /// Topics came, went or grew.
     pub fn topics_changed(&mut self, now: Millis) -> Vec<Effect> {
-        if self.death.is_some() || self.members.is_empty() {
+        if self.death.is_some() {
             return Vec::new();
         }
-        self.drop_unused_patterns();
-        for (text, topics) in &mut self.patterns {
-            *topics = Pattern::new(text).map(|pattern| pattern.resolve(&self.image)).unwrap_or_default();
+        let gone = self.look_at_topics();
+        if self.members.is_empty() {
+            return Vec::new();
         }
         let shape = target::shape(&self.members, &self.patterns, &self.image);
         if let Some(topic) = shape.difference(&self.shape) {
-            let name = self.image.topic(topic).map(|topic| topic.name.clone());
+            let name = self.image.topic(topic).map(|topic| topic.name.clone()).or_else(|| gone.get(&topic).cloned());
             self.shape = shape;
             self.because(RebalanceReason::PartitionsChanged(name.unwrap_or_else(|| topic.to_string())));
         }
         // After a restore there may be a cause already.
         self.settle(now);
         self.take_effects()
+    }
+
+    /// Brings the patterns up to date by the topics that came and went since the last look. The names of those that went.
+    fn look_at_topics(&mut self) -> BTreeMap<TopicId, String> {
+        // Of an empty group no pattern stays: who comes next resolves its own by what there is then.
+        self.drop_unused_patterns();
+        let seen = std::mem::replace(&mut self.seen, self.image.topic_ids.clone());
+        let (mut came, mut gone) = (Vec::new(), BTreeMap::new());
+        for change in seen.diff(&self.seen) {
+            let (old, new) = match change {
+                DiffItem::Add(name, id) => (None, Some((name, id))),
+                DiffItem::Update { old, new } => (Some(old), Some(new)),
+                DiffItem::Remove(name, id) => (Some((name, id)), None),
+            };
+            gone.extend(old.map(|(name, id)| (*id, name.clone())));
+            came.extend(new);
+        }
+        for (text, topics) in &mut self.patterns {
+            topics.retain(|topic| !gone.contains_key(topic));
+            // Compiled patterns are large, and not kept: a client could grow them.
+            if !came.is_empty()
+                && let Ok(pattern) = Pattern::new(text)
+            {
+                topics.extend(pattern.among(came.iter().copied()));
+            }
+        }
+        gone
     }
 
     /// The coordinator moved, or the group is deleted: everyone parked is told `why`, and so is whoever comes later.

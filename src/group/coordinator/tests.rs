@@ -257,6 +257,7 @@ pub(super) fn commit(member: &str, generation: i32, offset: i64) -> OffsetCommit
         member: member.into(),
         instance: None,
         generation,
+        knows_epochs: true,
         offsets: vec![OffsetWrite { topic: "t".into(), partition: 0, committed }],
     }
 }

@@ -18,6 +18,8 @@ use uuid::Uuid;
 
 /// Topics go by id from this version on.
 const BY_ID: i16 = 10;
+/// Members of the consumer protocol commit from this version on (KIP-848).
+const WITH_EPOCHS: i16 = 9;
 /// Several groups a request from this version on.
 const BY_GROUP: i16 = 8;
 
@@ -32,6 +34,7 @@ pub async fn commit(context: &RequestContext, request: OffsetCommitRequest) -> O
         member: request.member_id.to_string(),
         instance: request.group_instance_id.as_ref().map(ToString::to_string),
         generation: request.generation_id_or_member_epoch,
+        knows_epochs: context.version >= WITH_EPOCHS,
         offsets: Vec::new(),
     };
     let mut answered = Vec::with_capacity(request.topics.len());

@@ -173,6 +173,11 @@ impl World {
     }
 
     pub fn check(&self) -> Result<(), String> {
+        if let Machine::Consumer(group) = &self.machine
+            && !group.is_counted()
+        {
+            return Err("the members' bytes are not what is counted".into());
+        }
         let mut owners: BTreeMap<(TopicId, i32), &str> = BTreeMap::new();
         for (who, topics) in &self.told {
             for (topic, partition) in topics.iter().flat_map(|(t, list)| list.iter().map(move |p| (*t, *p))) {
