@@ -204,8 +204,18 @@ async fn three_elect_commit_and_survive_a_killed_leader() {
     let last = cluster.commit("last").await;
     cluster.all_applied(last).await;
     assert_eq!(cluster.node(first).image().features.len(), 3);
-    let status = cluster.node(cluster.controller().await).status();
-    assert_eq!(status.members.iter().filter(|m| m.voter && m.matched.is_some()).count(), 3);
+    // What it has applied the leader hears a moment later.
+    tokio::time::timeout(SHORT, async {
+        loop {
+            let status = cluster.node(cluster.controller().await).status();
+            if status.members.iter().filter(|m| m.voter && m.matched.is_some()).count() == 3 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the leader hears how far all three voters are");
 }
 
 #[tokio::test]
