@@ -7,9 +7,10 @@ mod support;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::load::{Load, assert_exactly_once, read_all};
 use support::{Cluster, HIGHWATER, have, python, wait_for};
@@ -174,14 +175,24 @@ fn replicas_move_under_load_with_the_target_killed_and_then_a_broker_is_removed(
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     let mut removing = Served(removing.spawn().expect("the command starts"));
+    let said = Arc::new(Mutex::new(String::new()));
+    let reader = std::thread::spawn({
+        let (said, stderr) = (said.clone(), removing.0.stderr.take().expect("piped"));
+        move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                said.lock().unwrap().push_str(&line);
+            }
+        }
+    });
     wait_for("broker 3 holds nothing", SOON, || (broker(&cluster, 3)?["replicas"] == 0).then_some(()));
     assert_eq!(broker(&cluster, 3).expect("alive, and still known")["liveness"], "alive");
+    wait_for("a word of what to do", SOON, || {
+        said.lock().unwrap().contains("its process still runs: stop it now").then_some(())
+    });
     cluster.kill(3);
     wait_for("it is forgotten", SOON, || broker(&cluster, 3).is_none().then_some(()));
     assert!(removing.0.wait().expect("it ends").success());
-    let mut said = String::new();
-    removing.0.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
-    assert!(said.contains("its process still runs: stop it now"), "{said}");
+    reader.join().expect("stderr is read");
     load.wait_acked(500, SOON);
     wait_in_sync(&cluster, "t");
 

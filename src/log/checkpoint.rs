@@ -85,7 +85,8 @@ impl Checkpoint {
         // The epochs before the recovery point must not reach the disk after it.
         disk::write_atomic(&self.path(EPOCH_FILE), epochs.encode().as_bytes())?;
         let content = Content { recovery_point, ..state.content };
-        disk::write_atomic_unsynced(&self.path(CHECKPOINT_FILE), content.encode().as_bytes())?;
+        // Durably: a power cut that took it would have a recovery look at, and sync, every segment there is.
+        disk::write_atomic(&self.path(CHECKPOINT_FILE), content.encode().as_bytes())?;
         state.content = content;
         Ok(())
     }
