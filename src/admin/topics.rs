@@ -8,6 +8,7 @@ use super::proto::{
     ElectLeadersResponse, ListTopicsRequest, ListTopicsResponse, PartitionOffsets, TopicSummary,
 };
 use super::{addresses, elections, errors};
+use crate::group::topic::is_internal;
 use crate::ids::{BrokerId, TopicPartition};
 use crate::metadata::image::Image;
 use crate::metadata::image::topics::{Partition, Topic};
@@ -208,10 +209,6 @@ fn merge(answer: &mut DescribeTopicResponse, told: DescribeTopicResponse) {
             partition.offsets = Some(offsets);
         }
     }
-}
-
-fn is_internal(name: &str) -> bool {
-    name.starts_with("__")
 }
 
 fn number(count: usize) -> i32 {

@@ -41,4 +41,4 @@ mod split;
 mod standing;
 mod subscription;
 mod timers;
-mod topic;
+pub mod topic;

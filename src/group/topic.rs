@@ -7,7 +7,7 @@ use crate::metadata::intent::TopicIntent;
 
 pub use crate::metadata::group_partition::OFFSETS_TOPIC;
 
-/// The cluster's own topics: no pattern matches them.
+/// The cluster's own topics: clients see them flagged, and no pattern matches them.
 pub fn is_internal(name: &str) -> bool {
     matches!(name, OFFSETS_TOPIC | TRANSACTIONS_TOPIC)
 }

@@ -1,10 +1,9 @@
 //! Strings of the protocol: topic names and what is special about some.
 
+pub use crate::group::topic::is_internal;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 
-/// Topics that the cluster itself keeps; clients see them flagged.
-const INTERNAL_TOPICS: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
 const TOPIC_NAME_BYTES_MAX: usize = 249;
 
 pub fn text(value: &str) -> StrBytes {
@@ -13,10 +12,6 @@ pub fn text(value: &str) -> StrBytes {
 
 pub fn topic_name(name: &str) -> TopicName {
     TopicName(text(name))
-}
-
-pub fn is_internal(topic: &str) -> bool {
-    INTERNAL_TOPICS.contains(&topic)
 }
 
 /// Whether Kafka allows a topic of this name.
