@@ -138,7 +138,8 @@ fn a_group_resumes_from_its_commits_also_after_all_nodes_restarted() {
     let finished = python("python_resume.py", &[&cluster.bootstrap(), "r", "400"]);
     finished.assert_ok("python_resume.py");
     let seen = json(&finished.stdout());
-    assert_eq!((seen["all"].as_i64(), seen["overlap"].as_i64()), (Some(400), Some(0)), "{seen}");
+    let (all, overlap) = (seen["all"].as_i64(), seen["overlap"].as_i64());
+    assert_eq!((all, overlap), (Some(400), Some(0)), "{seen}\n{}", finished.stderr());
 
     for node in 1..=3 {
         cluster.kill(node);

@@ -89,11 +89,13 @@ impl Args {
     }
 }
 
-/// A bug shows when a leader that is cut off goes on, when one is killed, or when the power goes.
+/// A bug shows when a leader that is cut off goes on, when one is killed, when the power goes, or when a member of a
+/// group wakes that was given up.
 fn bring_out(bug: &str) -> &'static [Kind] {
     match bug {
         "no-fsync" => &[Kind::PowerCutAll, Kind::PowerCut],
         "forget-producer-state" => &[Kind::Kill, Kind::Pause],
+        "zombie-commits" => &[Kind::HangMember],
         _ => &[Kind::Isolate, Kind::Kill],
     }
 }

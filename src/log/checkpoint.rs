@@ -114,11 +114,12 @@ impl Checkpoint {
         self.state.lock().generation = generation;
     }
 
-    /// Remembers a new log start. Not synced: should it be lost, old records show again.
+    /// Remembers a new log start. Durably: of a file half written a power cut leaves nothing that can be read,
+    /// and a recovery without a checkpoint looks at everything.
     pub fn note_log_start(&self, log_start: Offset) -> io::Result<()> {
         let mut state = self.state.lock();
         state.content.log_start = log_start;
-        disk::write_atomic_unsynced(&self.path(CHECKPOINT_FILE), state.content.encode().as_bytes())
+        disk::write_atomic(&self.path(CHECKPOINT_FILE), state.content.encode().as_bytes())
     }
 
     pub fn recovery_point(&self) -> Offset {

@@ -17,6 +17,8 @@ pub enum Bug {
     HighWatermarkJumps,
     /// Followers and recovery don't learn what idempotent producers have sent.
     ForgetProducerState,
+    /// Offsets are taken from anyone, whoever is a member of the group and in whatever generation.
+    ZombieCommits,
 }
 
 /// Whether this process has that bug.
@@ -37,13 +39,14 @@ mod chosen {
     use std::sync::OnceLock;
 
     const VARIABLE: &str = "HIGHWATER_CHAOS_BUG";
-    const NAMES: [(&str, Bug); 6] = [
+    const NAMES: [(&str, Bug); 7] = [
         ("ack-before-isr", Bug::AckBeforeIsr),
         ("no-truncation", Bug::NoTruncation),
         ("no-fsync", Bug::NoFsync),
         ("fence-without-epoch", Bug::FenceWithoutEpoch),
         ("hw-jumps", Bug::HighWatermarkJumps),
         ("forget-producer-state", Bug::ForgetProducerState),
+        ("zombie-commits", Bug::ZombieCommits),
     ];
 
     static CHOSEN: OnceLock<Option<Bug>> = OnceLock::new();

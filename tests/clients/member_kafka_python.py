@@ -66,7 +66,8 @@ consumer.subscribe([topic], listener=Listener())
 last = time.monotonic()
 while not leave.is_set():
     lines = []
-    for partition, records in consumer.poll(timeout_ms=100).items():
+    # Long: kafka-python 3.0.12 forgets an assignment whose SyncGroup is answered after the poll that asked has given up.
+    for partition, records in consumer.poll(timeout_ms=2000).items():
         lines += ["record %d %d %s\n" % (r.partition, r.offset, r.value.decode()) for r in records]
         processed[partition.partition] = records[-1].offset + 1
     sys.stdout.write("".join(lines))

@@ -36,7 +36,8 @@ def consume(member):
         topic, bootstrap_servers=bootstrap, group_id=topic + "-group", auto_offset_reset="earliest",
         session_timeout_ms=6000, heartbeat_interval_ms=500, request_timeout_ms=30000, metadata_max_age_ms=1000)
     while not stop[member].is_set():
-        for partition, records in consumer.poll(timeout_ms=200).items():
+        # Long: kafka-python 3.0.12 forgets an assignment whose SyncGroup is answered after the poll that asked has given up.
+        for partition, records in consumer.poll(timeout_ms=2000).items():
             with lock:
                 consumed.extend((r.partition, r.offset, r.key.decode(), int(r.value)) for r in records)
         with lock:

@@ -167,8 +167,10 @@ pub fn play(name: &str, start: Start<'_>, protocol: &str) {
         load.wait_acked(200, SOON);
         team.wait_processed(&load, &format!("{what} was killed, everything acked is processed"));
         // On a machine that stands still for longer sessions may expire.
-        if killed.elapsed() < SESSION / 2 {
-            assert_eq!(team.generation(0), generation, "{what} was killed, and members had to join again");
+        if killed.elapsed() < SESSION / 2 && team.generation(0) != generation {
+            let told = cluster.cli(victim % 3 + 1, &["group", "describe", name]);
+            let (was, is) = (generation, team.generation(0));
+            panic!("{what} was killed, and members had to join again: {was:?}, then {is:?}\n{}", told.stdout());
         }
         cluster.start_node(victim);
         wait_in_sync(&cluster, TOPIC);

@@ -197,4 +197,21 @@ mod tests {
         let more = Heartbeat { epoch: 2, topics: Some(names), owned: Some(has), ..other };
         assert_eq!(told(&beat(&mut machine, &image, 3, more), 3), Err(GroupError::MemberTooLarge));
     }
+
+    #[test]
+    fn a_member_that_no_command_carries_is_put_out_and_the_group_goes_on() {
+        let image = image(2, 1, |number| format!("t{number}"));
+        let mut machine = Machine::new(Settings::for_tests().rules, 0);
+        let both = |id: &str| Heartbeat { topics: Some(vec!["t0".into(), "t1".into()]), ..join(id) };
+        assert_eq!(told(&beat(&mut machine, &image, 1, both("m1")), 1).unwrap().len(), 2);
+        assert_eq!(told(&beat(&mut machine, &image, 2, both("m2")), 2).unwrap().len(), 0, "m1 has it still");
+        // No request is let through that makes one; an older version's image might hold one.
+        let Machine::Consumer(group) = &mut machine else { panic!("a group of the new protocol") };
+        group.members.get_mut("m1").expect("a member").stored.client_host = "x".repeat(STORED_MEMBER_BYTES_MAX);
+        let owned = Some(TopicPartitions::new());
+        let gone = Heartbeat { epoch: 1, owned: owned.clone(), ..both("m1") };
+        assert_eq!(told(&beat(&mut machine, &image, 3, gone), 3), Err(GroupError::MemberTooLarge));
+        let left = Heartbeat { epoch: 2, owned, ..both("m2") };
+        assert_eq!(told(&beat(&mut machine, &image, 4, left), 4).unwrap().len(), 2);
+    }
 }
