@@ -162,6 +162,7 @@ pub fn play(name: &str, start: Start<'_>, protocol: &str) {
 
     let coordinates = coordinator(&cluster, name);
     for (victim, what) in [(coordinates, "the coordinator"), (coordinates % 3 + 1, "another broker")] {
+        team.wait_shared(&[0, 3], "two share");
         let (killed, generation) = (Instant::now(), team.generation(0));
         cluster.kill(victim);
         load.wait_acked(200, SOON);
