@@ -160,9 +160,10 @@ pub fn play(name: &str, start: Start<'_>, protocol: &str) {
     team.wait_shared(&[0, 3], "one left, two share");
     team.wait_processed(&load, "everything acked is processed");
 
-    let coordinates = coordinator(&cluster, name);
-    for (victim, what) in [(coordinates, "the coordinator"), (coordinates % 3 + 1, "another broker")] {
+    for what in ["the coordinator", "another broker"] {
         team.wait_shared(&[0, 3], "two share");
+        let coordinates = coordinator(&cluster, name);
+        let victim = if what == "the coordinator" { coordinates } else { coordinates % 3 + 1 };
         let (killed, generation) = (Instant::now(), team.generation(0));
         cluster.kill(victim);
         load.wait_acked(200, SOON);
