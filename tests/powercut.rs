@@ -6,7 +6,7 @@ mod support;
 use powercut::Policy;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::load::{Load, assert_exactly_once, read_all};
 use support::powered::{Powered, Under};
@@ -98,6 +98,36 @@ fn a_power_cut_of_all_nodes_loses_nothing_that_was_acknowledged() {
     load.finish();
     powered.wait_in_sync("t");
     assert_exactly_once(&load.acks, &read_all(&powered.cluster.bootstrap(), "t", 3));
+}
+
+/// What the log of partition 0 of a topic remembers.
+fn recovery_point(data: &Path, topic: &str) -> Option<i64> {
+    let folders = fs::read_dir(data.join("partitions")).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let name = format!("{topic}-0.");
+    let of = |folder: &PathBuf| folder.file_name().is_some_and(|own| own.to_string_lossy().starts_with(&name));
+    let text = fs::read_to_string(folders.into_iter().find(of)?.join("checkpoint")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("recovery_point ")?.parse().ok())
+}
+
+#[test]
+fn what_was_found_durable_need_not_be_recovered_again_after_a_power_cut() {
+    let mut powered = Powered::new("checkpoint", 1);
+    powered.start(1, Under::Shim);
+    powered.create_topic("before", 1);
+    powered.cluster.create_topic("t", 1, 1, &["segment.bytes=16384"]);
+    let mut load = Load::start(&powered.cluster.bootstrap(), "t", 1);
+    let data = powered.data(1);
+    for more in 1..4 {
+        let is_enough = |known: &i64| *known >= more * 500;
+        let known = wait_for("segments are durable", SOON, || recovery_point(&data, "t").filter(is_enough));
+        powered.kill(1);
+        powered.cut(1, Policy::DropAll);
+        let kept = recovery_point(&data, "t");
+        assert!(kept >= Some(known), "a recovery point of {known} was lost: {kept:?}");
+        powered.start(1, Under::Shim);
+    }
+    load.finish();
+    assert_exactly_once(&load.acks, &read_all(&powered.cluster.bootstrap(), "t", 1));
 }
 
 #[test]
