@@ -23,10 +23,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How to start a member: bootstrap servers, topic, group, protocol.
 pub type Start<'a> = &'a dyn Fn(&str, &str, &str, &str) -> Command;
 
-/// The partition of `__consumer_offsets` that a group belongs to: Kafka's rule, the hash of a Java string.
+/// The partition of `__consumer_offsets` that a group belongs to: Kafka's rule, the size of a Java string's hash.
 fn offsets_partition(group: &str, partitions: usize) -> usize {
     let hash = group.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
-    usize::try_from(hash & i32::MAX).expect("not negative") % partitions
+    usize::try_from(hash.checked_abs().unwrap_or(0)).expect("not negative") % partitions
 }
 
 /// (leader, replicas in sync) by partition, as a client sees them.
@@ -291,7 +291,8 @@ fn judge(name: &str, team: &Team<'_>, load: &Load) -> Report {
 
 #[test]
 fn a_group_belongs_to_the_partition_that_kafka_says() {
-    // "abc".hashCode() is 96354 in Java; a negative one loses its sign bit: "polygenelubricants" is i32::MIN.
+    // "abc".hashCode() is 96354 in Java, that of "go-cooperative" -2002123290; "polygenelubricants" is i32::MIN, counted as 0.
     assert_eq!(offsets_partition("abc", 50), 96_354 % 50);
+    assert_eq!(offsets_partition("go-cooperative", 50), 2_002_123_290 % 50);
     assert_eq!(offsets_partition("polygenelubricants", 50), 0);
 }
