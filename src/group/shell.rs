@@ -281,7 +281,12 @@ impl Shell {
             let _heard_later = sender.send(Ok(()));
             return Ok(receiver);
         }
-        let written = slot.log.append(&records, clock::wall_ms())?;
+        // What was allowed under an older leader epoch must not lie above what a newer coordinator wrote, even if that is
+        // this broker again.
+        if slot.is_gone() {
+            return Err(GroupError::NotCoordinator);
+        }
+        let written = slot.log.append(slot.epoch, &records, clock::wall_ms())?;
         entry.offsets.begin(written.first, &records);
         let (slot, cell) = (slot.clone(), cell.clone());
         // A task of its own: the client may go away, the offset stays.

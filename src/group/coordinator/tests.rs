@@ -140,14 +140,23 @@ impl FakeLog {
             start: Mutex::default(),
         })
     }
+    /// Appends.
+    pub refuses: Mutex<bool>,
+    /// Loads go on while it is open.
+    pub loads: watch::Sender<bool>,
 }
 
 impl OffsetsLog for FakeLog {
-    fn append(&self, records: &[OffsetRecord], _: i64) -> Result<Written, GroupError> {
+    fn append(&self, _: LeaderEpoch, records: &[OffsetRecord], _: i64) -> Result<Written, GroupError> {
+        if *self.refuses.lock() {
+            return Err(GroupError::NotAvailable);
+        }
         let mut all = self.records.lock();
         let first = all.len();
         all.extend_from_slice(records);
         let end = all.len();
+            refuses: Mutex::default(),
+            loads: watch::Sender::new(true),
         let mut mark = self.high_watermark.subscribe();
         let replicated = async move {
             mark.wait_for(|mark| *mark >= end).await.map_err(|_| GroupError::NotCoordinator)?;
@@ -375,6 +384,22 @@ async fn an_empty_group_is_deleted_with_its_offsets() {
     assert_eq!(stage.groups.describe("g"), Err(GroupError::GroupNotFound));
     assert_eq!(stage.groups.delete("g").await, Err(GroupError::GroupNotFound));
     // Nor does a later coordinator find any of it.
+#[tokio::test]
+async fn nothing_is_appended_for_a_coordinator_that_is_over() {
+    let stage = Stage::new().await;
+    stage.commit("", -1, 1).await.expect("committed");
+    let (slot, cell) = stage.groups.find("g").expect("led").expect("there");
+    // The broker leads again while somebody still has the former epoch's group in hand.
+    stage.lead(LeaderEpoch(6)).await;
+    stage.commit("", -1, 2).await.expect("committed");
+    let mut entry = cell.lock();
+    let older = entry.offsets.anew("g", Offset(100), 9);
+    assert_eq!(older.len(), 1);
+    let written = stage.groups.shell.write_offsets(&slot, &cell, &mut entry, older);
+    assert_eq!(written.err(), Some(GroupError::NotCoordinator));
+    assert_eq!(stage.log.records.lock().len(), 2);
+}
+
     stage.lead(LeaderEpoch(6)).await;
     assert_eq!(stage.fetched(false), Ok(None));
 }
