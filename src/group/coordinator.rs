@@ -348,7 +348,7 @@ impl Coordinator {
             if bugs::is(Bug::ZombieCommits) {
                 allowed = Ok(());
             }
-            (allowed.and_then(|()| self.shell.write_offsets(&slot, &cell, entry, records)), Vec::new())
+            (allowed.and_then(|()| self.shell.write_commits(&slot, &cell, entry, records)), Vec::new())
         });
         self.shell.written(begun?).await
     }

@@ -76,6 +76,7 @@ impl Expirer {
         seen: &mut BTreeMap<String, i64>,
     ) -> usize {
         let mut entry = cell.lock();
+        shell.bury(slot, cell, &mut entry);
         // Under the lock: no older than what the group was told of.
         let image = shell.image();
         let mut standing = Standing::of(&cell.group, &entry, &image);

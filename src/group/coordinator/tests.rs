@@ -81,6 +81,17 @@ impl Cluster {
         image.topics.insert(TOPIC, Arc::new(topic));
     }
 
+    /// Another topic has the name from now on, or none.
+    pub fn name_topic(&self, name: &str, id: Option<u128>) {
+        let mut image = self.image.lock();
+        let image = Arc::make_mut(&mut image);
+        let former = image.topic_ids.remove(name).and_then(|id| image.topics.remove(&id));
+        let Some(id) = id.map(|id| TopicId(uuid::Uuid::from_u128(id))) else { return };
+        let partitions = former.map(|former| former.partitions.clone()).unwrap_or_default();
+        image.topics.insert(id, Arc::new(Topic { id, name: name.into(), partitions }));
+        image.topic_ids.insert(name.into(), id);
+    }
+
     /// Somebody else writes the group, or removes it.
     pub fn writes(&self, group: &str, write: Option<GroupWrite>) {
         let expected = self.stored(group).map_or(0, |stored| stored.revision);
@@ -129,6 +140,10 @@ impl ControllerChannel for Cluster {
 pub(super) struct FakeLog {
     pub records: Mutex<Vec<OffsetRecord>>,
     pub high_watermark: watch::Sender<usize>,
+    /// Appends.
+    pub refuses: Mutex<bool>,
+    /// Loads go on while it is open.
+    pub loads: watch::Sender<bool>,
     start: Mutex<i64>,
 }
 
@@ -137,13 +152,11 @@ impl FakeLog {
         Arc::new(FakeLog {
             records: Mutex::default(),
             high_watermark: watch::Sender::new(usize::MAX),
+            refuses: Mutex::default(),
+            loads: watch::Sender::new(true),
             start: Mutex::default(),
         })
     }
-    /// Appends.
-    pub refuses: Mutex<bool>,
-    /// Loads go on while it is open.
-    pub loads: watch::Sender<bool>,
 }
 
 impl OffsetsLog for FakeLog {
@@ -155,8 +168,6 @@ impl OffsetsLog for FakeLog {
         let first = all.len();
         all.extend_from_slice(records);
         let end = all.len();
-            refuses: Mutex::default(),
-            loads: watch::Sender::new(true),
         let mut mark = self.high_watermark.subscribe();
         let replicated = async move {
             mark.wait_for(|mark| *mark >= end).await.map_err(|_| GroupError::NotCoordinator)?;
@@ -182,7 +193,12 @@ impl OffsetsLog for FakeLog {
             let offsets = loaded.entry(record.key.group.to_string()).or_default();
             offsets.apply(Offset(at), &record.key.topic, record.key.partition, record.value);
         }
-        async move { Ok(loaded) }.boxed()
+        let mut gate = self.loads.subscribe();
+        async move {
+            gate.wait_for(|open| *open).await.expect("the log lives");
+            Ok(loaded)
+        }
+        .boxed()
     }
 }
 
@@ -369,22 +385,6 @@ async fn a_commit_replicated_only_under_a_newer_epoch_is_not_acknowledged() {
 }
 
 #[tokio::test]
-async fn an_empty_group_is_deleted_with_its_offsets() {
-    let stage = Stage::new().await;
-    let joined = stage.join("a", "").await.expect("joined");
-    stage.groups.sync(sync(&joined.member, 1, &[])).await.expect("synced");
-    stage.commit(&joined.member, 1, 42).await.expect("committed");
-    assert_eq!(stage.groups.delete("g").await, Err(GroupError::NonEmptyGroup));
-    let left = stage.groups.leave("g", &[leaver(&joined.member), leaver("z")]).expect("there");
-    assert_eq!(left, [Ok(()), Err(GroupError::UnknownMember)]);
-    until(|| stage.cluster.stored("g").is_some_and(|state| state.members.is_empty())).await;
-    assert_eq!(stage.groups.list().groups[0].state, "Empty");
-    assert_eq!(stage.groups.delete("g").await, Ok(()));
-    assert_eq!(stage.cluster.stored("g"), None);
-    assert_eq!(stage.groups.describe("g"), Err(GroupError::GroupNotFound));
-    assert_eq!(stage.groups.delete("g").await, Err(GroupError::GroupNotFound));
-    // Nor does a later coordinator find any of it.
-#[tokio::test]
 async fn nothing_is_appended_for_a_coordinator_that_is_over() {
     let stage = Stage::new().await;
     stage.commit("", -1, 1).await.expect("committed");
@@ -400,6 +400,22 @@ async fn nothing_is_appended_for_a_coordinator_that_is_over() {
     assert_eq!(stage.log.records.lock().len(), 2);
 }
 
+#[tokio::test]
+async fn an_empty_group_is_deleted_with_its_offsets() {
+    let stage = Stage::new().await;
+    let joined = stage.join("a", "").await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[])).await.expect("synced");
+    stage.commit(&joined.member, 1, 42).await.expect("committed");
+    assert_eq!(stage.groups.delete("g").await, Err(GroupError::NonEmptyGroup));
+    let left = stage.groups.leave("g", &[leaver(&joined.member), leaver("z")]).expect("there");
+    assert_eq!(left, [Ok(()), Err(GroupError::UnknownMember)]);
+    until(|| stage.cluster.stored("g").is_some_and(|state| state.members.is_empty())).await;
+    assert_eq!(stage.groups.list().groups[0].state, "Empty");
+    assert_eq!(stage.groups.delete("g").await, Ok(()));
+    assert_eq!(stage.cluster.stored("g"), None);
+    assert_eq!(stage.groups.describe("g"), Err(GroupError::GroupNotFound));
+    assert_eq!(stage.groups.delete("g").await, Err(GroupError::GroupNotFound));
+    // Nor does a later coordinator find any of it.
     stage.lead(LeaderEpoch(6)).await;
     assert_eq!(stage.fetched(false), Ok(None));
 }
