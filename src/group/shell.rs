@@ -157,6 +157,12 @@ impl Shell {
     }
 
     fn reschedule(&self, slot: &Slot, cell: &Cell, entry: &mut Entry) {
+        // The timers know groups by name: what they hold under this one is the next coordinator's, which may be this
+        // broker.
+        if slot.is_gone() {
+            entry.scheduled = None;
+            return;
+        }
         let next = entry.machine.next_deadline();
         if let (Some(held), Some(next)) = (entry.scheduled, next)
             && held <= next

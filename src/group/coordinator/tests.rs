@@ -436,6 +436,24 @@ async fn a_member_that_falls_silent_is_out_when_its_session_ends() {
 }
 
 #[tokio::test]
+async fn a_former_epochs_group_leaves_the_timers_alone() {
+    let stage = Stage::new().await;
+    let joined = stage.join("a", "").await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[(&joined.member, "all")])).await.expect("synced");
+    let (former, cell) = stage.groups.find("g").expect("led").expect("there");
+    stage.lead(LeaderEpoch(6)).await;
+    let shell = &stage.groups.shell;
+    let current = stage.groups.find("g").expect("led").expect("there").1;
+    until(|| current.lock().scheduled.is_some()).await;
+    let deadline = current.lock().scheduled.expect("the timers know it");
+    // Both may have had the same deadline.
+    cell.lock().scheduled = Some(deadline);
+    shell.with(&former, &cell, |_, _| ((), Vec::new()));
+    assert!(shell.timers.holds(deadline, place().partition, "g"));
+    assert_eq!(cell.lock().scheduled, None);
+}
+
+#[tokio::test]
 async fn offsets_of_topics_that_are_gone_are_buried_at_loading() {
     let stage = Stage::new().await;
     let mut gone = commit("", -1, 7);
