@@ -385,6 +385,26 @@ async fn a_commit_replicated_only_under_a_newer_epoch_is_not_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_session_begins_anew_when_the_members_commit_is_answered() {
+    let stage = Stage::new().await;
+    let joined = stage.join("a", "").await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[(&joined.member, "all")])).await.expect("synced");
+    stage.log.high_watermark.send_replace(0);
+    let (groups, member) = (stage.groups.clone(), joined.member.clone());
+    let waiting = tokio::spawn(async move { groups.commit_offsets(commit(&member, 1, 2)).await });
+    until(|| stage.log.records.lock().len() == 1).await;
+    let shell = &stage.groups.shell;
+    let begun = shell.timers.now();
+    until(|| shell.timers.now() > begun + 5).await;
+    stage.log.high_watermark.send_replace(1);
+    waiting.await.expect("no panic").expect("committed");
+    let (slot, cell) = stage.groups.find("g").expect("led").expect("there");
+    // When the session that the request began has ended.
+    shell.with(&slot, &cell, |entry, _| ((), entry.machine.tick(begun + 30_000)));
+    assert_eq!(stage.groups.heartbeat("g", &joined.member, None, 1), Ok(()));
+}
+
+#[tokio::test]
 async fn nothing_is_appended_for_a_coordinator_that_is_over() {
     let stage = Stage::new().await;
     stage.commit("", -1, 1).await.expect("committed");
