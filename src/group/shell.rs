@@ -35,8 +35,6 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 /// The newest applied metadata.
 pub type ImageSource = Box<dyn Fn() -> Arc<Image> + Send + Sync>;
 
-/// A deadline looked at later than this was missed because this process did not run.
-const OVERSLEPT_MS: Millis = 1_000;
 const LOAD_PAUSE: Duration = Duration::from_millis(200);
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -183,7 +181,7 @@ impl Shell {
         let Ok(Some(cell)) = slot.group(&group) else { return };
         self.with(&slot, &cell, |entry, now| {
             if let Some(held) = entry.scheduled.take_if(|held| *held <= now)
-                && now - held > OVERSLEPT_MS
+                && entry.renews_sessions(now - held, now)
             {
                 entry.machine.restart_sessions(now);
             }
