@@ -303,12 +303,14 @@ impl Offsets {
             || self.by_topic.values().flatten().any(|entry| entry.at < place)
     }
 
-    /// What is visible and lies below `place` in the log, once more, at most `most`; without what has a commit on its way.
+    /// What is visible and lies below `place` in the log, once more, at most `most`; without what has a commit on its way,
+    /// and without what is stale: anew it would pass for the newer topic's.
     pub fn anew(&self, group: &str, place: Offset, most: usize) -> Vec<OffsetRecord> {
         let group: Arc<str> = group.into();
         let entries = self.by_topic.iter().flat_map(|(topic, entries)| entries.iter().map(move |entry| (topic, entry)));
         entries
             .filter(|(topic, entry)| entry.at < place && !self.is_pending(topic, entry.partition))
+            .filter(|(topic, entry)| self.origins.get(*topic).is_none_or(|origin| entry.at >= origin.below()))
             .take(most)
             .map(|(topic, entry)| OffsetRecord {
                 key: OffsetKey { group: group.clone(), topic: topic.clone(), partition: entry.partition },
@@ -514,6 +516,7 @@ mod tests {
         let old = append(&mut offsets, 5, commit(0, 10), OLD);
         offsets.finish(Offset(5), old);
         assert_eq!(stale(&mut offsets, 6, NEW), [0], "refused");
+        assert_eq!(offsets.anew("g", Offset(9), 9), []);
         let new = vec![commit(0, 20)];
         offsets.begin(Offset(6), &new);
         assert_eq!((stale(&mut offsets, 7, NEW), offsets.has_stale()), (vec![], true));
