@@ -14,6 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::oneshot;
 
+/// A deadline looked at later than this was missed because this process did not run.
+const OVERSLEPT_MS: Millis = 1_000;
+/// Between two times that a group's sessions begin anew for that.
+const RENEWAL_REST_MS: Millis = 120_000;
+
 pub enum Parked {
     Join(oneshot::Sender<Result<Joined, GroupError>>),
     Sync(oneshot::Sender<Result<Synced, GroupError>>),
@@ -76,6 +81,9 @@ pub struct Entry {
     share: Share,
     /// The deadline that the timers hold for this group.
     pub scheduled: Option<Millis>,
+    /// The last look at a deadline was late.
+    is_late: bool,
+    renewed_at: Option<Millis>,
 }
 
 /// What is left to do once the lock is released.
@@ -100,6 +108,8 @@ impl Cell {
             revisions: Revisions::default(),
             share,
             scheduled: None,
+            is_late: false,
+            renewed_at: None,
         };
         Cell { group, entry: Mutex::new(entry) }
     }
@@ -117,6 +127,18 @@ impl Entry {
         let ticket = Ticket(self.tickets);
         self.parked.insert(ticket, request);
         ticket
+    }
+
+    /// A deadline is looked at `late` by so much. Do sessions begin anew, since this process did not run? Not at each look
+    /// of a machine that is always late: a member that is gone would never be found out.
+    pub fn renews_sessions(&mut self, late: Millis, now: Millis) -> bool {
+        let was_late = std::mem::replace(&mut self.is_late, late > OVERSLEPT_MS);
+        let is_rested = self.renewed_at.is_none_or(|at| now.saturating_sub(at) >= RENEWAL_REST_MS);
+        let renews = self.is_late && !was_late && is_rested;
+        if renews {
+            self.renewed_at = Some(now);
+        }
+        renews
     }
 
     pub fn parked_joins(&self) -> usize {
@@ -178,5 +200,27 @@ impl Entry {
     pub fn finish_commit(&mut self) -> bool {
         self.is_committing = self.wanted.is_some();
         self.is_committing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Settings;
+    use super::*;
+
+    #[test]
+    fn sessions_begin_anew_once_and_not_at_each_look_that_is_late() {
+        let machine = Machine::new(Settings::for_tests().rules, 0);
+        let cell = Cell::new("g".into(), machine, Offsets::default(), Held::default());
+        let mut entry = cell.lock();
+        assert!(!entry.renews_sessions(OVERSLEPT_MS, 50_000));
+        assert!(entry.renews_sessions(OVERSLEPT_MS + 1, 100_000));
+        assert!(!entry.renews_sessions(60_000, 900_000), "a whole session later it is late again");
+        assert!(!entry.renews_sessions(0, 901_000), "in time");
+        assert!(entry.renews_sessions(2_000, 902_000));
+        assert!(!entry.renews_sessions(0, 903_000));
+        assert!(!entry.renews_sessions(2_000, 904_000), "now and then in time");
+        assert!(!entry.renews_sessions(0, 905_000));
+        assert!(entry.renews_sessions(2_000, 902_000 + RENEWAL_REST_MS));
     }
 }

@@ -8,14 +8,14 @@
 //!
 //! A group has one write under way at a time, so its writes land in order. Whether a write landed whose answer got lost
 //! is read from the image: each carries a revision that no other has (see [`GroupChange`]). If it did not, it is
-//! offered again until its time is up; so a controller that dies costs a group no rebalance. A change follows the last
+//! offered again until its time, which begins when it is first sent, is up; so a controller that dies costs a group no rebalance. A change follows the last
 //! revision that this coordinator knows to be its own: if another wrote the group, it is stale, and the group loaded anew.
 
 use super::cell::{Cell, Proposal};
 use super::coordinator::GroupError;
 use super::machine::Millis;
 use super::revisions::Revisions;
-use super::settings::{COMMITS_IN_FLIGHT_MAX, INTENT_BYTES_MAX};
+use super::settings::{COMMITS_IN_FLIGHT_MAX, INTENT_BYTES_MAX, UNSENT_FACTOR};
 use super::shell::{ChangesFuture, Shell};
 use super::slot::Slot;
 use super::split::split;
@@ -68,6 +68,9 @@ struct Work {
     /// The last answer was that the group is not what it was taken for.
     is_stale: bool,
     gives_up_at: Millis,
+    /// `gives_up_at` counts from the first time that it was: that a slow quorum has much to do is no reason to have all
+    /// members join again, which makes it more.
+    was_sent: bool,
 }
 
 /// How a group's write ended.
@@ -134,9 +137,18 @@ impl Committer {
             return;
         };
         drop(entry);
-        let gives_up_at = shell.timers.now() + shell.assignment_timeout_ms();
-        let (parts, finals) = (VecDeque::new(), Vec::new());
-        self.offer(Work { slot, cell, proposal, parts, revision: None, finals, sent: 0, is_stale: false, gives_up_at });
+        self.offer(Work {
+            slot,
+            cell,
+            proposal,
+            parts: VecDeque::new(),
+            revision: None,
+            finals: Vec::new(),
+            sent: 0,
+            is_stale: false,
+            gives_up_at: shell.timers.now() + shell.assignment_timeout_ms() * UNSENT_FACTOR,
+            was_sent: false,
+        });
     }
 
     fn offer(&mut self, work: Work) {
@@ -162,6 +174,9 @@ impl Committer {
             if work.sent == 0 {
                 self.waiting.push_front(work);
                 break;
+            }
+            if !std::mem::replace(&mut work.was_sent, true) {
+                work.gives_up_at = now + shell.assignment_timeout_ms();
             }
             works.push(work);
         }

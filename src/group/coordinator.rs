@@ -7,6 +7,7 @@ use super::counts::Gauges;
 use super::expirer::Expirer;
 use super::lag_watch::LagWatch;
 use super::log_ends::LogEndsSource;
+use super::machine::Machine;
 use super::offset_records::{OffsetKey, OffsetRecord, floor_char_boundary};
 use super::rewrite;
 use super::settings::{GROUP_ID_BYTES_MAX, GROUPS_BYTES_MAX, MEMBER_ID_PREFIX_BYTES_MAX, Settings};
@@ -348,9 +349,20 @@ impl Coordinator {
             if bugs::is(Bug::ZombieCommits) {
                 allowed = Ok(());
             }
-            (allowed.and_then(|()| self.shell.write_offsets(&slot, &cell, entry, records)), Vec::new())
+            (allowed.and_then(|()| self.shell.write_commits(&slot, &cell, entry, records)), Vec::new())
         });
-        self.shell.written(begun?).await
+        let outcome = self.shell.written(begun?).await;
+        // Heartbeats of its connection stood behind the commit: the member was not silent, it waited.
+        if commit.generation >= 0 {
+            self.shell.with(&slot, &cell, |entry, now| {
+                if let Machine::Classic(group) = &mut entry.machine {
+                    let instance = commit.instance.as_deref();
+                    let _rebalancing_or_gone = group.heartbeat(&commit.member, instance, commit.generation, now);
+                }
+                ((), Vec::new())
+            });
+        }
+        outcome
     }
 
     /// `require_stable`: where a commit is on its way, an error instead of the older offset.

@@ -75,8 +75,10 @@ impl Expirer {
         most: usize,
         seen: &mut BTreeMap<String, i64>,
     ) -> usize {
-        let image = shell.image();
         let mut entry = cell.lock();
+        shell.bury(slot, cell, &mut entry);
+        // Under the lock: no older than what the group was told of.
+        let image = shell.image();
         let mut standing = Standing::of(&cell.group, &entry, &image);
         let known = self.empty_since.get(&cell.group).copied().unwrap_or(now_ms);
         let since = match &mut standing {

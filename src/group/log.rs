@@ -27,8 +27,8 @@ pub struct Written {
 }
 
 pub trait OffsetsLog: Send + Sync + 'static {
-    /// Appends with acks=all. Never awaits.
-    fn append(&self, records: &[OffsetRecord], now_ms: i64) -> Result<Written, GroupError>;
+    /// Appends with acks=all, if the caller leads in `epoch` still. Never awaits.
+    fn append(&self, epoch: LeaderEpoch, records: &[OffsetRecord], now_ms: i64) -> Result<Written, GroupError>;
 
     /// Log start and log end.
     fn range(&self) -> (Offset, Offset);
@@ -46,12 +46,12 @@ pub trait OffsetsLog: Send + Sync + 'static {
 }
 
 impl OffsetsLog for Partition {
-    fn append(&self, records: &[OffsetRecord], now_ms: i64) -> Result<Written, GroupError> {
+    fn append(&self, epoch: LeaderEpoch, records: &[OffsetRecord], now_ms: i64) -> Result<Written, GroupError> {
         let batches = offset_records::encode_batches(records, now_ms, BATCH_BYTES_MAX).map_err(|error| {
             tracing::error!(%error, "offset records could not be built");
             GroupError::NotAvailable
         })?;
-        let outcome = Partition::append(self, &batches, -1).map_err(refused)?;
+        let outcome = self.append_in(&batches, -1, epoch).map_err(refused)?;
         let replicated: BoxFuture<'static, Result<(), GroupError>> = match outcome.wait {
             None => Box::pin(std::future::ready(Ok(()))),
             Some(HighWatermarkWait(wait)) => Box::pin(async move {
@@ -266,7 +266,7 @@ mod tests {
         for some in numbers.chunks(1_000) {
             let records: Vec<_> = some.iter().map(|number| record(&names, *number, groups)).collect();
             let log: &dyn OffsetsLog = &*alone.partition;
-            log.append(&records, 1).expect("appended").replicated.await.expect("replicated");
+            log.append(LeaderEpoch(0), &records, 1).expect("appended").replicated.await.expect("replicated");
         }
     }
 
@@ -285,6 +285,9 @@ mod tests {
         let loaded = load(0).await.expect("loaded");
         assert_eq!(loaded.values().map(Offsets::len).sum::<usize>(), 10);
         assert_eq!(load(1).await.err(), Some(GroupError::NotCoordinator), "an epoch that is not this one");
+        let late = log.append(LeaderEpoch(1), &[record(&Names::default(), 0, 1)], 1);
+        assert_eq!(late.err(), Some(GroupError::NotCoordinator), "nor is anything written in it");
+        assert_eq!(log.range().1, Offset(3_000));
     }
 
     /// Prints how long a new coordinator is not ready, and what it then holds:

@@ -12,6 +12,7 @@
 //! (committed before anyone is told of them), offsets in the compacted topic.
 
 pub mod assignor;
+mod burial;
 mod cell;
 pub mod classic;
 mod committer;

@@ -21,9 +21,10 @@ impl Coordinator {
         wanted: &[(String, Vec<i32>)],
     ) -> Result<DeletedOffsets, GroupError> {
         let (slot, cell) = self.find(group)?.ok_or(GroupError::GroupNotFound)?;
-        let image = self.shell.image();
         let (receiver, deleted) = {
             let mut entry = cell.lock();
+            // Under the lock: no older than what the group was told of.
+            let image = self.shell.image();
             let standing = Standing::of(group, &entry, &image);
             match &standing {
                 Standing::Dead => return Err(GroupError::GroupNotFound),

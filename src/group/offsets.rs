@@ -4,10 +4,13 @@
 //! Invariant: what is visible for a partition is the visible commit with the highest place in the log, so the order
 //! in which waits end does not matter.
 //!
+//! The log knows topics by name only, and a name may go to another topic: whose offsets these are is remembered beside
+//! them, and what is a former topic's is buried.
+//!
 //! Forty bytes a partition: topic names are shared (`names.rs`), and metadata, which most commits lack, stands apart.
 
 use super::offset_records::{OffsetKey, OffsetRecord};
-use crate::ids::Offset;
+use crate::ids::{Offset, TopicId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -65,6 +68,26 @@ impl Entry {
 /// Something by topic and partition that only matters while commits are on their way.
 type Passing<T> = BTreeMap<Arc<str>, BTreeMap<i32, T>>;
 
+/// Whose a name's offsets are.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    /// The topic that had the name at the last look; `None`: no topic.
+    topic: Option<TopicId>,
+    /// What lies below this in the log is a former topic's.
+    stale_below: Offset,
+}
+
+impl Origin {
+    fn of(topic: Option<TopicId>) -> Origin {
+        Origin { topic, stale_below: Offset(0) }
+    }
+
+    /// Nothing of a topic that is gone is anyone's.
+    fn below(&self) -> Offset {
+        if self.topic.is_none() { Offset(i64::MAX) } else { self.stale_below }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Offsets {
     /// Each topic's entries are sorted by partition, and at least one.
@@ -75,9 +98,82 @@ pub struct Offsets {
     in_flight: BTreeSet<Offset>,
     /// Where the newest tombstone of a partition is, while older commits may still be on their way.
     buried: Passing<Offset>,
+    /// By topic, of those with something visible or on its way.
+    origins: BTreeMap<Arc<str>, Origin>,
 }
 
 impl Offsets {
+    /// What was loaded is of the topics that have these names.
+    pub fn are_of(&mut self, topics: impl Fn(&str) -> Option<TopicId>) {
+        let named = self.by_topic.keys().map(|name| (name.clone(), Origin::of(topics(name))));
+        self.origins = named.collect();
+    }
+
+    /// Tombstones for what is of topics that no longer have their names. Nothing of the topics that have them now lies
+    /// below the log's `end`, unless this was told of it.
+    pub fn stale(
+        &mut self,
+        group: &str,
+        end: impl Fn() -> Offset,
+        topics: impl Fn(&str) -> Option<TopicId>,
+    ) -> Vec<OffsetRecord> {
+        let group: Arc<str> = group.into();
+        let names: BTreeSet<Arc<str>> = self.by_topic.keys().chain(self.pending.keys()).cloned().collect();
+        names.iter().flat_map(|name| self.stale_of(&group, name, topics(name), &end)).collect()
+    }
+
+    /// Before a commit for `topic` is appended: as [`Offsets::stale`], for its name.
+    pub fn makes_way(
+        &mut self,
+        group: &Arc<str>,
+        name: &Arc<str>,
+        topic: Option<TopicId>,
+        end: impl Fn() -> Offset,
+    ) -> Vec<OffsetRecord> {
+        let is_known = self.origins.contains_key(name);
+        if is_known && topic.is_some() {
+            return self.stale_of(group, name, topic, &end);
+        }
+        // Of a topic that is gone by now: the next look buries it, as it does the others.
+        self.origins.entry(name.clone()).or_insert(Origin::of(topic));
+        Vec::new()
+    }
+
+    fn stale_of(
+        &mut self,
+        group: &Arc<str>,
+        name: &Arc<str>,
+        topic: Option<TopicId>,
+        end: &impl Fn() -> Offset,
+    ) -> Vec<OffsetRecord> {
+        let origin = self.origins.entry(name.clone()).or_insert(Origin::of(topic));
+        let is_new = origin.topic != topic;
+        if is_new {
+            *origin = Origin { topic, stale_below: end() };
+        }
+        let below = origin.below();
+        let pending = self.pending.get(name);
+        // Later a tombstone might bury the newer topic's commit: who is on the way is looked at again when it is visible.
+        let is_settled = |partition| is_new || pending.is_none_or(|counts| !counts.contains_key(&partition));
+        let visible = self.by_topic.get(name).filter(|_| below > Offset(0)).into_iter().flatten();
+        let visible = visible.filter(|entry| entry.at < below && is_settled(entry.partition));
+        let visible = visible.map(|entry| entry.partition);
+        let on_their_way = pending.filter(|_| is_new).into_iter().flat_map(|counts| counts.keys().copied());
+        let partitions: BTreeSet<i32> = visible.chain(on_their_way).collect();
+        let key = |partition| OffsetKey { group: group.clone(), topic: name.clone(), partition };
+        partitions.into_iter().map(|partition| OffsetRecord { key: key(partition), value: None }).collect()
+    }
+
+    /// Is there anything left of what [`Offsets::stale`] finds? Until its tombstones are replicated there is.
+    pub fn has_stale(&self) -> bool {
+        self.origins.iter().any(|(name, origin)| {
+            let below = origin.below();
+            let is_on_its_way = self.pending.contains_key(name) && self.in_flight.first().is_some_and(|at| *at < below);
+            let mut visible = self.by_topic.get(name).filter(|_| below > Offset(0)).into_iter().flatten();
+            is_on_its_way || visible.any(|entry| entry.at < below)
+        })
+    }
+
     /// `records` were appended, the first at `first`; under the lock under which that was done.
     pub fn begin(&mut self, first: Offset, records: &[OffsetRecord]) {
         self.in_flight.insert(first);
@@ -95,6 +191,7 @@ impl Offsets {
             self.apply(Offset(at), &key.topic, key.partition, value);
             if is_last {
                 forget(&mut self.buried, &key);
+                self.forget_origin(&key.topic);
             }
         }
     }
@@ -105,7 +202,14 @@ impl Offsets {
         for OffsetRecord { key, .. } in records {
             if self.settle(key) {
                 forget(&mut self.buried, key);
+                self.forget_origin(&key.topic);
             }
+        }
+    }
+
+    fn forget_origin(&mut self, name: &Arc<str>) {
+        if !self.by_topic.contains_key(name) && !self.pending.contains_key(name) {
+            self.origins.remove(name);
         }
     }
 
@@ -199,12 +303,14 @@ impl Offsets {
             || self.by_topic.values().flatten().any(|entry| entry.at < place)
     }
 
-    /// What is visible and lies below `place` in the log, once more, at most `most`; without what has a commit on its way.
+    /// What is visible and lies below `place` in the log, once more, at most `most`; without what has a commit on its way,
+    /// and without what is stale: anew it would pass for the newer topic's.
     pub fn anew(&self, group: &str, place: Offset, most: usize) -> Vec<OffsetRecord> {
         let group: Arc<str> = group.into();
         let entries = self.by_topic.iter().flat_map(|(topic, entries)| entries.iter().map(move |entry| (topic, entry)));
         entries
             .filter(|(topic, entry)| entry.at < place && !self.is_pending(topic, entry.partition))
+            .filter(|(topic, entry)| self.origins.get(*topic).is_none_or(|origin| entry.at >= origin.below()))
             .take(most)
             .map(|(topic, entry)| OffsetRecord {
                 key: OffsetKey { group: group.clone(), topic: topic.clone(), partition: entry.partition },
@@ -365,6 +471,60 @@ mod tests {
         offsets.finish(Offset(10), newer);
         assert_eq!(offset(&offsets, 0), Some(11));
         assert!(offsets.buried.is_empty() && offsets.pending.is_empty());
+    }
+
+    const OLD: Option<TopicId> = Some(TopicId(uuid::Uuid::from_u128(1)));
+    const NEW: Option<TopicId> = Some(TopicId(uuid::Uuid::from_u128(2)));
+
+    fn stale(offsets: &mut Offsets, end: i64, topic: Option<TopicId>) -> Vec<i32> {
+        let tombstones = offsets.stale("g", || Offset(end), |_| topic);
+        tombstones.iter().map(|record| record.key.partition).collect()
+    }
+
+    /// Appends a commit for the topic, after what it makes way for.
+    fn append(offsets: &mut Offsets, at: i64, record: OffsetRecord, topic: Option<TopicId>) -> Vec<OffsetRecord> {
+        let mut records = offsets.makes_way(&"g".into(), &"t".into(), topic, || Offset(at));
+        records.push(record);
+        offsets.begin(Offset(at), &records);
+        records
+    }
+
+    #[test]
+    fn offsets_of_a_former_topic_are_stale_until_they_are_gone() {
+        let mut offsets = Offsets::default();
+        let old = append(&mut offsets, 5, commit(0, 10), OLD);
+        offsets.finish(Offset(5), old);
+        let late = append(&mut offsets, 6, commit(1, 11), OLD);
+        assert_eq!((stale(&mut offsets, 7, OLD), offsets.has_stale()), (vec![], false));
+        assert_eq!(stale(&mut offsets, 7, None), [0, 1], "the topic is gone");
+        // These tombstones were refused; another topic has the name by now.
+        offsets.finish(Offset(6), late);
+        assert!(offsets.has_stale());
+        let new = append(&mut offsets, 8, commit(0, 20), NEW);
+        assert_eq!(new.len(), 3, "two tombstones before the commit");
+        offsets.cancel(Offset(8), &new);
+        assert_eq!((stale(&mut offsets, 99, NEW), offsets.has_stale()), (vec![0, 1], true), "that failed as well");
+        let new = append(&mut offsets, 11, commit(0, 20), NEW);
+        offsets.finish(Offset(11), new);
+        assert_eq!((offset(&offsets, 0), offset(&offsets, 1), offsets.has_stale()), (Some(20), None, false));
+        assert_eq!(stale(&mut offsets, 99, NEW), [0; 0], "what the new topic's consumers committed stays");
+    }
+
+    #[test]
+    fn a_late_tombstone_does_not_bury_the_new_topics_commit() {
+        let mut offsets = Offsets::default();
+        let old = append(&mut offsets, 5, commit(0, 10), OLD);
+        offsets.finish(Offset(5), old);
+        assert_eq!(stale(&mut offsets, 6, NEW), [0], "refused");
+        assert_eq!(offsets.anew("g", Offset(9), 9), []);
+        let new = vec![commit(0, 20)];
+        offsets.begin(Offset(6), &new);
+        assert_eq!((stale(&mut offsets, 7, NEW), offsets.has_stale()), (vec![], true));
+        offsets.finish(Offset(6), new);
+        assert_eq!((stale(&mut offsets, 7, NEW), offsets.has_stale()), (vec![], false));
+        assert_eq!(offset(&offsets, 0), Some(20));
+        offsets.are_of(|_| OLD);
+        assert_eq!(stale(&mut offsets, 9, NEW), [0], "loaded before the name went to another");
     }
 
     #[test]

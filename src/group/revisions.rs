@@ -26,9 +26,10 @@ impl Revisions {
         self.may_be_gone |= removes;
     }
 
-    /// Is a group that the image does not have gone for good?
+    /// May a group that the image does not have be gone, or never have been there? Not one whose first write was sent:
+    /// that may land still.
     pub fn may_be_gone(&self) -> bool {
-        self.committed == 0 || self.may_be_gone
+        (self.committed == 0 && self.offered.is_none()) || self.may_be_gone
     }
 
     /// Did this coordinator write or load what the image has?
@@ -60,5 +61,15 @@ mod tests {
         own.offer(9, true);
         assert_eq!((own.expected(0), own.expected(5), own.expected(9)), (0, 5, 9));
         assert!(own.may_be_gone() && !Revisions::at(9).may_be_gone() && Revisions::default().may_be_gone());
+    }
+
+    #[test]
+    fn a_group_whose_first_write_was_sent_is_not_known_to_be_gone() {
+        let mut own = Revisions::default();
+        own.offer(1, false);
+        assert!(!own.may_be_gone(), "it may land");
+        assert_eq!((own.expected(0), own.expected(1), own.is_own(1)), (0, 1, true));
+        own.offer(2, true);
+        assert!(own.may_be_gone());
     }
 }

@@ -48,6 +48,8 @@ pub const PART_BYTES_MAX: usize = 224 * 1024;
 pub const INTENT_BYTES_MAX: usize = 1024 * 1024;
 /// Submissions of the committer that may be under way.
 pub const COMMITS_IN_FLIGHT_MAX: usize = 8;
+/// A write of a group that was not sent yet waits so many times as long as one that was.
+pub const UNSENT_FACTOR: u64 = 6;
 /// Offsets of one appended batch; a commit of more is several batches.
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Before a write that the quorum did not take is tried again.

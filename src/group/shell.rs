@@ -24,7 +24,7 @@ use crate::replica::hosted::LeadershipListener;
 use crate::replica::partition::Partition;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -35,8 +35,6 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 /// The newest applied metadata.
 pub type ImageSource = Box<dyn Fn() -> Arc<Image> + Send + Sync>;
 
-/// A deadline looked at later than this was missed because this process did not run.
-const OVERSLEPT_MS: Millis = 1_000;
 const LOAD_PAUSE: Duration = Duration::from_millis(200);
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -101,6 +99,10 @@ impl Shell {
         (self.image)()
     }
 
+    pub(super) fn downgrade(&self) -> Weak<Shell> {
+        self.own.clone()
+    }
+
     fn own(&self) -> Arc<Shell> {
         self.own.upgrade().expect("self is borrowed, so it is alive")
     }
@@ -153,6 +155,12 @@ impl Shell {
     }
 
     fn reschedule(&self, slot: &Slot, cell: &Cell, entry: &mut Entry) {
+        // The timers know groups by name: what they hold under this one is the next coordinator's, which may be this
+        // broker.
+        if slot.is_gone() {
+            entry.scheduled = None;
+            return;
+        }
         let next = entry.machine.next_deadline();
         if let (Some(held), Some(next)) = (entry.scheduled, next)
             && held <= next
@@ -173,7 +181,7 @@ impl Shell {
         let Ok(Some(cell)) = slot.group(&group) else { return };
         self.with(&slot, &cell, |entry, now| {
             if let Some(held) = entry.scheduled.take_if(|held| *held <= now)
-                && now - held > OVERSLEPT_MS
+                && entry.renews_sessions(now - held, now)
             {
                 entry.machine.restart_sessions(now);
             }
@@ -281,7 +289,12 @@ impl Shell {
             let _heard_later = sender.send(Ok(()));
             return Ok(receiver);
         }
-        let written = slot.log.append(&records, clock::wall_ms())?;
+        // What was allowed under an older leader epoch must not lie above what a newer coordinator wrote, even if that is
+        // this broker again.
+        if slot.is_gone() {
+            return Err(GroupError::NotCoordinator);
+        }
+        let written = slot.log.append(slot.epoch, &records, clock::wall_ms())?;
         entry.offsets.begin(written.first, &records);
         let (slot, cell) = (slot.clone(), cell.clone());
         // A task of its own: the client may go away, the offset stays.
@@ -312,10 +325,12 @@ impl Shell {
     }
 
     fn led(&self, id: TopicPartition, epoch: LeaderEpoch, log: Arc<dyn OffsetsLog>) {
+        // No older than what the former coordinator saw: its commits are of the topics that have their names in this.
+        let begun = self.image();
         let slot = Arc::new(Slot::loading(id, epoch, log, self.held.clone()));
         let former = self.slots.write().insert(id.partition, slot.clone());
         let own = self.own();
-        self.spawn_after(former, async move { own.load(slot).await });
+        self.spawn_after(former, async move { own.load(slot, begun).await });
     }
 
     fn left(&self, id: TopicPartition) {
@@ -339,9 +354,9 @@ impl Shell {
         });
     }
 
-    async fn load(self: Arc<Self>, slot: Arc<Slot>) {
+    async fn load(self: Arc<Self>, slot: Arc<Slot>, begun: Arc<Image>) {
         let started = self.timers.now();
-        let offsets = loop {
+        let mut offsets = loop {
             if slot.is_gone() {
                 return;
             }
@@ -353,6 +368,8 @@ impl Shell {
                 }
             }
         };
+        let id = |name: &str| begun.topic_ids.get(name).copied();
+        offsets.values_mut().for_each(|offsets| offsets.are_of(id));
         // The image knows this epoch; states proposed under an older one that land later are refused. So what it
         // holds now is what the former coordinator committed.
         let image = self.image();
@@ -371,20 +388,7 @@ impl Shell {
             milliseconds = self.timers.now() - started,
             "an offsets partition is loaded"
         );
-        self.forget_topics(&[slot], |name| image.topic_by_name(name).is_none());
-    }
-
-    /// Offsets of topics that are gone must not be applied to topics of the same name that come later.
-    fn forget_topics(&self, slots: &[Arc<Slot>], is_gone: impl Fn(&str) -> bool) {
-        for slot in slots {
-            for cell in slot.all().unwrap_or_default() {
-                let mut entry = cell.lock();
-                let tombstones = entry.offsets.tombstones(&cell.group, &is_gone);
-                if let Err(error) = self.write_offsets(slot, &cell, &mut entry, tombstones) {
-                    tracing::warn!(group = cell.group, %error, "offsets of a deleted topic stay for now");
-                }
-            }
-        }
+        self.forget_topics(&[slot]);
     }
 
     /// Topics came, went or grew: groups of the consumer protocol look whether these are theirs.
@@ -406,16 +410,9 @@ impl Shell {
             let slots = shell.slots();
             match update {
                 Ok(update) if !update.resync => {
-                    let deleted: BTreeSet<&str> = update
-                        .events
-                        .iter()
-                        .filter_map(|indexed| match &indexed.event {
-                            Event::TopicDeleted { name, .. } => Some(name.as_str()),
-                            _ => None,
-                        })
-                        .collect();
-                    if !deleted.is_empty() {
-                        shell.forget_topics(&slots, |name| deleted.contains(name));
+                    let is_deletion = |event: &Event| matches!(event, Event::TopicDeleted { .. });
+                    if update.events.iter().any(|indexed| is_deletion(&indexed.event)) {
+                        shell.forget_topics(&slots);
                     }
                     let is_of_topics = |event: &Event| {
                         matches!(
@@ -428,8 +425,7 @@ impl Shell {
                     }
                 }
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
-                    let image = shell.image();
-                    shell.forget_topics(&slots, |name| image.topic_by_name(name).is_none());
+                    shell.forget_topics(&slots);
                     shell.look_at_topics(&slots);
                 }
                 Err(broadcast::error::RecvError::Closed) => return,

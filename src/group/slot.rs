@@ -28,6 +28,8 @@ pub struct Slot {
     revision: AtomicU64,
     /// `None` while loading.
     cells: Mutex<Option<Cells>>,
+    /// Somebody comes back for offsets of deleted topics that are left; see `burial.rs`.
+    pub burial_is_due: AtomicBool,
 }
 
 impl Slot {
@@ -40,6 +42,7 @@ impl Slot {
             held,
             revision: AtomicU64::new(0),
             cells: Mutex::new(None),
+            burial_is_due: AtomicBool::new(false),
         }
     }
 

@@ -50,6 +50,11 @@ impl Timers {
         self.state.lock().deadlines.remove(&(at, partition, group.to_string()));
     }
 
+    #[cfg(test)]
+    pub fn holds(&self, at: Millis, partition: i32, group: &str) -> bool {
+        self.state.lock().deadlines.contains(&(at, partition, group.to_string()))
+    }
+
     /// Ends the task.
     pub fn close(&self) {
         self.state.lock().closed = true;

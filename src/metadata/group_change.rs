@@ -229,7 +229,7 @@ pub enum RebalanceReason {
     ProtocolChanged,
     /// A client's or operator's request that is none of the above.
     Requested,
-    /// The member grew beyond what can be stored of one.
+    /// The member grew beyond what can be stored of one, or what it assigned as the leader did.
     MemberTooLarge(String),
 }
 

@@ -210,12 +210,25 @@ impl Partition {
 
     /// Appends as leader. `acks`: 0, 1 or −1 (all). Never awaits.
     pub fn append(&self, records: &ValidBatches, acks: i16) -> Result<AppendOutcome, PartitionError> {
+        self.append_in(records, acks, LeaderEpoch::NONE)
+    }
+
+    /// As [`Partition::append`], but only in this leader epoch; −1: not checked.
+    pub fn append_in(
+        &self,
+        records: &ValidBatches,
+        acks: i16,
+        epoch: LeaderEpoch,
+    ) -> Result<AppendOutcome, PartitionError> {
         let (now, now_ms) = (clock::now(), clock::wall_ms());
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let hint = state.hint();
         let log = state.log.as_mut().ok_or(PartitionError::NotHosted)?;
         let Role::Leader(leader) = &mut state.role else { return Err(PartitionError::NotLeader(hint)) };
+        if epoch != LeaderEpoch::NONE && epoch != leader.epoch() {
+            return Err(PartitionError::FencedEpoch(hint));
+        }
         let outcome = if acks == -1 && !leader.has_min_isr() {
             Err(PartitionError::NotEnoughReplicas)
         } else {

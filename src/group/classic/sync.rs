@@ -36,8 +36,12 @@ impl Group {
             Phase::CompletingRebalance => {
                 let is_leader = self.leader.as_deref() == Some(sync.member.as_str());
                 let begins = is_leader && self.committing.is_none();
-                if begins {
-                    self.check_assignment_bytes(&sync.assignments)?;
+                if begins && let Err(error) = self.check_assignment_bytes(&sync.assignments) {
+                    // Its client gives up on that, and the others would wait for another assignment until their time
+                    // for it is over.
+                    self.remove_member(&sync.member);
+                    self.after_departures(vec![RebalanceReason::MemberTooLarge(sync.member)], None, now);
+                    return Err(error);
                 }
                 let member = self.members.get_mut(&sync.member).expect("its identity was checked");
                 if let Some(older) = member.syncing.replace(ticket) {
@@ -139,5 +143,48 @@ impl Group {
                 self.effects.push(Effect::Synced(ticket, outcome(self.synced(&id))));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::classic::Join;
+    use crate::group::settings::Settings;
+
+    fn join(group: &mut Group, ticket: u64, id: &str, member: &str) -> Vec<Effect> {
+        let join = Join {
+            member: member.into(),
+            session_timeout_ms: 10_000,
+            rebalance_timeout_ms: 60_000,
+            protocol_type: "consumer".into(),
+            protocols: vec![("range".into(), Bytes::new())],
+            ..Join::default()
+        };
+        group.join(Ticket(ticket), &join, id.into(), 1)
+    }
+
+    fn of(member: &str, generation: i32, assigned: usize) -> SyncGroup {
+        let assignments = [("b-1".to_string(), Bytes::from(vec![0; assigned]))].into_iter().collect();
+        SyncGroup { member: member.into(), generation, assignments, ..SyncGroup::default() }
+    }
+
+    #[test]
+    fn a_leader_whose_assignment_does_not_fit_is_out_and_the_others_go_on_at_once() {
+        let mut group = Group::new(Settings::for_tests().rules, 0);
+        join(&mut group, 1, "a-1", "");
+        join(&mut group, 2, "b-1", "");
+        join(&mut group, 3, "", "a-1");
+        assert_eq!((group.leader.as_deref(), group.generation), (Some("a-1"), 2));
+        assert_eq!(group.sync(Ticket(4), of("b-1", 2, 0), 2), []);
+        let told = group.sync(Ticket(5), of("a-1", 2, MEMBER_BYTES_MAX), 3);
+        let expected = [
+            Effect::Synced(Ticket(4), Err(GroupError::RebalanceInProgress)),
+            Effect::Synced(Ticket(5), Err(GroupError::MemberTooLarge)),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(group.causes.as_ref().map(|causes| causes.others), Some(2), "it is in the history");
+        assert!(matches!(join(&mut group, 6, "", "b-1")[..], [Effect::Joined(Ticket(6), Ok(_))]));
+        assert_eq!((group.leader.as_deref(), group.generation), (Some("b-1"), 3));
     }
 }

@@ -79,7 +79,7 @@ fn what_does_not_fit_into_one_command_is_refused() {
     assert!(matches!(group.join(Ticket(2), &join, String::new(), 2)[..], [Effect::Joined(_, Ok(_))]));
     let assignments = [("a-1".to_string(), big)].into_iter().collect();
     let sync = SyncGroup { member: "a-1".into(), generation: 2, assignments, ..SyncGroup::default() };
-    assert_eq!(group.sync(Ticket(3), sync, 3), [Effect::Synced(Ticket(3), Err(GroupError::MemberTooLarge))]);
+    assert!(group.sync(Ticket(3), sync, 3).contains(&Effect::Synced(Ticket(3), Err(GroupError::MemberTooLarge))));
 }
 
 const MANY: u64 = 5_000;

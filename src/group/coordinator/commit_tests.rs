@@ -1,6 +1,6 @@
 //! What groups' states cost the quorum, and what becomes of a write whose answer is lost.
 
-use super::super::settings::GROUPS_PER_PARTITION_MAX;
+use super::super::settings::{COMMITS_IN_FLIGHT_MAX, GROUPS_PER_PARTITION_MAX};
 use super::tests::*;
 use super::*;
 use crate::ids::LeaderEpoch;
@@ -166,6 +166,30 @@ async fn a_write_waits_for_a_quorum_only_so_long() {
     assert_eq!(stage.groups.sync(asked).await, Err(GroupError::NotAvailable));
     spoiler.abort();
     assert_eq!(stage.groups.heartbeat("g", &member, None, 1), Err(GroupError::RebalanceInProgress));
+}
+
+#[tokio::test]
+async fn the_time_of_a_write_begins_when_it_is_sent() {
+    let mut settings = Settings::for_tests();
+    settings.assignment_timeout = std::time::Duration::from_millis(200);
+    let stage = Stage::with(settings).await;
+    let last = alone(&stage, "last").await;
+    stage.cluster.gate.send_replace(false);
+    let mut syncing = Vec::new();
+    for n in 0..COMMITS_IN_FLIGHT_MAX {
+        let (groups, asked) = (stage.groups.clone(), alone(&stage, &format!("group-{n}")).await);
+        syncing.push(tokio::spawn(async move { groups.sync(asked).await }));
+        until(|| stage.groups.gauges().commands == u64::try_from(n + 1).expect("small")).await;
+    }
+    let groups = stage.groups.clone();
+    syncing.push(tokio::spawn(async move { groups.sync(last).await }));
+    let timers = &stage.groups.shell.timers;
+    let begun = timers.now();
+    until(|| timers.now() > begun + 300).await;
+    stage.cluster.gate.send_replace(true);
+    for synced in join_all(syncing).await {
+        assert_eq!(synced.expect("no panic").expect("synced").assignment, "all");
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use super::super::subscription::testing::subscription;
 use super::tests::*;
 use super::*;
+use crate::ids::LeaderEpoch;
 
 #[tokio::test]
 async fn a_deletion_whose_client_goes_away_ends_all_the_same() {
@@ -75,4 +76,74 @@ async fn what_a_member_may_read_is_not_deleted() {
     };
     stage.groups.consumer_heartbeat(beat).await.expect("joined");
     assert_eq!(outcomes().await, [refused, Ok(())]);
+}
+
+fn of_partition(partition: i32, offset: i64) -> OffsetCommit {
+    let mut commit = commit("", -1, offset);
+    commit.offsets[0].partition = partition;
+    commit
+}
+
+/// By partition of `t`.
+fn committed(stage: &Stage) -> Vec<(i32, i64)> {
+    let all = stage.groups.fetch_offsets("g", None, false).expect("led");
+    let places = all.into_iter().flat_map(|(_, partitions)| partitions);
+    places.filter_map(|(partition, outcome)| Some((partition, outcome.expect("fetched")?.offset))).collect()
+}
+
+#[tokio::test]
+async fn a_deleted_topics_offsets_go_in_the_end_and_no_new_topic_of_its_name_has_them() {
+    let stage = Stage::new().await;
+    let shell = stage.groups.shell.clone();
+    for partition in [0, 1] {
+        stage.groups.commit_offsets(of_partition(partition, 7)).await.expect("committed");
+    }
+    stage.cluster.name_topic("t", None);
+    *stage.log.refuses.lock() = true;
+    shell.forget_topics(&shell.slots());
+    stage.cluster.name_topic("t", Some(9));
+    assert_eq!(committed(&stage), [(0, 7), (1, 7)], "no tombstone could be written");
+    *stage.log.refuses.lock() = false;
+    stage.groups.commit_offsets(of_partition(1, 3)).await.expect("committed");
+    until(|| committed(&stage) == [(1, 3)]).await;
+    // Nor does a later coordinator find them.
+    stage.lead(LeaderEpoch(6)).await;
+    assert_eq!(committed(&stage), [(1, 3)]);
+}
+
+#[tokio::test]
+async fn tombstones_that_were_refused_are_written_again() {
+    let stage = Stage::new().await;
+    let shell = stage.groups.shell.clone();
+    stage.commit("", -1, 7).await.expect("committed");
+    stage.cluster.name_topic("t", Some(9));
+    *stage.log.refuses.lock() = true;
+    shell.forget_topics(&shell.slots());
+    *stage.log.refuses.lock() = false;
+    until(|| committed(&stage).is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_deletion_heard_of_late_leaves_what_was_committed_to_the_new_topic() {
+    let stage = Stage::new().await;
+    let shell = stage.groups.shell.clone();
+    stage.commit("", -1, 7).await.expect("committed");
+    stage.cluster.name_topic("t", Some(9));
+    stage.commit("", -1, 1).await.expect("committed");
+    shell.forget_topics(&shell.slots());
+    assert_eq!(stage.fetched(true), Ok(Some(1)), "nothing is on its way");
+}
+
+#[tokio::test]
+async fn a_topic_that_is_replaced_while_the_partition_loads_leaves_no_offsets() {
+    let stage = Stage::new().await;
+    stage.commit("", -1, 7).await.expect("committed");
+    stage.log.loads.send_replace(false);
+    stage.cluster.set_epoch(LeaderEpoch(6));
+    stage.groups.shell.lead_for_tests(place(), LeaderEpoch(6), stage.log.clone());
+    stage.cluster.name_topic("t", Some(9));
+    stage.log.loads.send_replace(true);
+    until(|| !stage.groups.list().is_loading).await;
+    until(|| stage.fetched(true) == Ok(None)).await;
+    assert_eq!(stage.log.records.lock().len(), 2);
 }

@@ -81,6 +81,17 @@ impl Cluster {
         image.topics.insert(TOPIC, Arc::new(topic));
     }
 
+    /// Another topic has the name from now on, or none.
+    pub fn name_topic(&self, name: &str, id: Option<u128>) {
+        let mut image = self.image.lock();
+        let image = Arc::make_mut(&mut image);
+        let former = image.topic_ids.remove(name).and_then(|id| image.topics.remove(&id));
+        let Some(id) = id.map(|id| TopicId(uuid::Uuid::from_u128(id))) else { return };
+        let partitions = former.map(|former| former.partitions.clone()).unwrap_or_default();
+        image.topics.insert(id, Arc::new(Topic { id, name: name.into(), partitions }));
+        image.topic_ids.insert(name.into(), id);
+    }
+
     /// Somebody else writes the group, or removes it.
     pub fn writes(&self, group: &str, write: Option<GroupWrite>) {
         let expected = self.stored(group).map_or(0, |stored| stored.revision);
@@ -129,6 +140,10 @@ impl ControllerChannel for Cluster {
 pub(super) struct FakeLog {
     pub records: Mutex<Vec<OffsetRecord>>,
     pub high_watermark: watch::Sender<usize>,
+    /// Appends.
+    pub refuses: Mutex<bool>,
+    /// Loads go on while it is open.
+    pub loads: watch::Sender<bool>,
     start: Mutex<i64>,
 }
 
@@ -137,13 +152,18 @@ impl FakeLog {
         Arc::new(FakeLog {
             records: Mutex::default(),
             high_watermark: watch::Sender::new(usize::MAX),
+            refuses: Mutex::default(),
+            loads: watch::Sender::new(true),
             start: Mutex::default(),
         })
     }
 }
 
 impl OffsetsLog for FakeLog {
-    fn append(&self, records: &[OffsetRecord], _: i64) -> Result<Written, GroupError> {
+    fn append(&self, _: LeaderEpoch, records: &[OffsetRecord], _: i64) -> Result<Written, GroupError> {
+        if *self.refuses.lock() {
+            return Err(GroupError::NotAvailable);
+        }
         let mut all = self.records.lock();
         let first = all.len();
         all.extend_from_slice(records);
@@ -173,7 +193,12 @@ impl OffsetsLog for FakeLog {
             let offsets = loaded.entry(record.key.group.to_string()).or_default();
             offsets.apply(Offset(at), &record.key.topic, record.key.partition, record.value);
         }
-        async move { Ok(loaded) }.boxed()
+        let mut gate = self.loads.subscribe();
+        async move {
+            gate.wait_for(|open| *open).await.expect("the log lives");
+            Ok(loaded)
+        }
+        .boxed()
     }
 }
 
@@ -360,6 +385,42 @@ async fn a_commit_replicated_only_under_a_newer_epoch_is_not_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_session_begins_anew_when_the_members_commit_is_answered() {
+    let stage = Stage::new().await;
+    let joined = stage.join("a", "").await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[(&joined.member, "all")])).await.expect("synced");
+    stage.log.high_watermark.send_replace(0);
+    let (groups, member) = (stage.groups.clone(), joined.member.clone());
+    let waiting = tokio::spawn(async move { groups.commit_offsets(commit(&member, 1, 2)).await });
+    until(|| stage.log.records.lock().len() == 1).await;
+    let shell = &stage.groups.shell;
+    let begun = shell.timers.now();
+    until(|| shell.timers.now() > begun + 5).await;
+    stage.log.high_watermark.send_replace(1);
+    waiting.await.expect("no panic").expect("committed");
+    let (slot, cell) = stage.groups.find("g").expect("led").expect("there");
+    // When the session that the request began has ended.
+    shell.with(&slot, &cell, |entry, _| ((), entry.machine.tick(begun + 30_000)));
+    assert_eq!(stage.groups.heartbeat("g", &joined.member, None, 1), Ok(()));
+}
+
+#[tokio::test]
+async fn nothing_is_appended_for_a_coordinator_that_is_over() {
+    let stage = Stage::new().await;
+    stage.commit("", -1, 1).await.expect("committed");
+    let (slot, cell) = stage.groups.find("g").expect("led").expect("there");
+    // The broker leads again while somebody still has the former epoch's group in hand.
+    stage.lead(LeaderEpoch(6)).await;
+    stage.commit("", -1, 2).await.expect("committed");
+    let mut entry = cell.lock();
+    let older = entry.offsets.anew("g", Offset(100), 9);
+    assert_eq!(older.len(), 1);
+    let written = stage.groups.shell.write_offsets(&slot, &cell, &mut entry, older);
+    assert_eq!(written.err(), Some(GroupError::NotCoordinator));
+    assert_eq!(stage.log.records.lock().len(), 2);
+}
+
+#[tokio::test]
 async fn an_empty_group_is_deleted_with_its_offsets() {
     let stage = Stage::new().await;
     let joined = stage.join("a", "").await.expect("joined");
@@ -392,6 +453,24 @@ async fn a_member_that_falls_silent_is_out_when_its_session_ends() {
     // The clock is not waited for: the same look, later.
     stage.groups.shell.with(&slot, &cell, |entry, _| ((), entry.machine.tick(deadline)));
     assert_eq!(stage.groups.heartbeat("g", &joined.member, None, 1), Err(GroupError::UnknownMember));
+}
+
+#[tokio::test]
+async fn a_former_epochs_group_leaves_the_timers_alone() {
+    let stage = Stage::new().await;
+    let joined = stage.join("a", "").await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[(&joined.member, "all")])).await.expect("synced");
+    let (former, cell) = stage.groups.find("g").expect("led").expect("there");
+    stage.lead(LeaderEpoch(6)).await;
+    let shell = &stage.groups.shell;
+    let current = stage.groups.find("g").expect("led").expect("there").1;
+    until(|| current.lock().scheduled.is_some()).await;
+    let deadline = current.lock().scheduled.expect("the timers know it");
+    // Both may have had the same deadline.
+    cell.lock().scheduled = Some(deadline);
+    shell.with(&former, &cell, |_, _| ((), Vec::new()));
+    assert!(shell.timers.holds(deadline, place().partition, "g"));
+    assert_eq!(cell.lock().scheduled, None);
 }
 
 #[tokio::test]
