@@ -11,7 +11,7 @@ use crate::group::classic::{self, Handover};
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis};
 use crate::group::settings::Rules;
-use crate::metadata::group_change::{ClassicMember, ClassicPart, ConsumerMember, GroupMember, RebalanceReason};
+use crate::metadata::group_change::{ClassicMember, ClassicPart, ConsumerMember, GroupMember, MemberState, RebalanceReason};
 use crate::metadata::image::{Image, groups};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -52,6 +52,9 @@ impl Group {
             member.stored.target.clone_from(&member.stored.assigned);
             group.insert(id, member);
         }
+        for id in group.members.keys().cloned().collect::<Vec<_>>() {
+            group.claim_unrevoked(&id);
+        }
         group.restart_sessions(now);
         group.is_dirty = true;
         if group.members.is_empty() {
@@ -81,6 +84,24 @@ impl Group {
             classic: Some(ClassicPart { session_timeout_ms: member.session_timeout_ms, protocols: member.protocols }),
             ..ConsumerMember::default()
         }
+    }
+
+    /// A cooperative member owns what it said that it owns until it joins again without it, even if it is not assigned to
+    /// it any more. Unless another has it: then what it said is old. Called once all that is assigned is in `owners`.
+    pub(super) fn claim_unrevoked(&mut self, id: &str) {
+        let Some(member) = self.members.get(id) else { return };
+        let protocols = member.stored.classic.iter().flat_map(|classic| &classic.protocols);
+        let first = protocols.map(|(_, blob)| self.draft.bytes(*blob)).next().unwrap_or_default();
+        let mut claimed = self.by_id(&embedded::subscription(&first).unwrap_or_default().owned);
+        for (topic, partitions) in &mut claimed {
+            partitions.retain(|partition| !self.owners.contains_key(&(*topic, *partition)));
+        }
+        claimed.retain(|_, partitions| !partitions.is_empty());
+        let Some(member) = self.members.get_mut(id).filter(|_| !claimed.is_empty()) else { return };
+        member.stored.pending_revocation = claimed;
+        member.stored.state = MemberState::Unrevoked;
+        self.own(id);
+        self.touch(id);
     }
 
     pub fn rules(&self) -> &Rules {

@@ -57,11 +57,12 @@ impl Group {
             group.members.insert(id.clone(), member);
             group.count(id);
         }
-        left_behind.into_iter().for_each(|id| group.touch(id));
+        left_behind.iter().for_each(|id| group.touch(id));
         group.settle_claims();
         for id in group.members.keys().cloned().collect::<Vec<_>>() {
             group.own(&id);
         }
+        left_behind.into_iter().for_each(|id| group.claim_unrevoked(id));
         if !group.members.is_empty() {
             group.empty_check = None;
         }
