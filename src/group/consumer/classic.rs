@@ -61,6 +61,9 @@ impl Group {
             }
             Some(_) => return Err(GroupError::FencedInstance),
             None if join.instance.is_some() && !join.member.is_empty() => return Err(GroupError::UnknownMember),
+            // It was put out and does not know it: what it owns is others' by now. With no id it owns nothing. Who was
+            // given an id in advance owns nothing yet.
+            None if !join.member.is_empty() && !subscription.owned.is_empty() => return Err(GroupError::UnknownMember),
             None => {
                 self.check_size()?;
                 self.add(&id, join.instance.clone());
