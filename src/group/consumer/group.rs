@@ -294,8 +294,11 @@ impl Group {
         self.disown(id);
         let member = self.members.get_mut(id).expect("it was found");
         member.is_untold |= member.stored.assigned != step.assigned || member.stored.member_epoch != step.epoch;
-        member.stored.previous_epoch = member.stored.member_epoch;
-        member.stored.member_epoch = step.epoch;
+        // Answers that were lost may all have been of this epoch: the member comes with the one before.
+        if step.epoch != member.stored.member_epoch {
+            member.stored.previous_epoch = member.stored.member_epoch;
+            member.stored.member_epoch = step.epoch;
+        }
         member.stored.state = step.state;
         member.stored.assigned = step.assigned;
         member.stored.pending_revocation = step.pending_revocation;
