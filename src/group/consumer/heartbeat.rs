@@ -293,7 +293,11 @@ impl Group {
 
     fn check_member_epoch(&self, id: &str, epoch: i32) -> Result<(), GroupError> {
         let member = self.members.get(id).ok_or(GroupError::UnknownMember)?;
-        match epoch == member.stored.member_epoch {
+        let stored = &member.stored;
+        // Its heartbeat waits until the new epoch is committed: it cannot know of it, and has what it had.
+        let is_on_its_way = member.is_untold && member.unsaved.is_some();
+        let is_before = (1..stored.member_epoch).contains(&epoch) && epoch == stored.previous_epoch;
+        match epoch == stored.member_epoch || is_on_its_way && is_before {
             true => Ok(()),
             false if member.is_classic() => Err(GroupError::IllegalGeneration),
             false => Err(GroupError::StaleMemberEpoch),
