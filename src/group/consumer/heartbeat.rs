@@ -270,11 +270,21 @@ impl Group {
 
     /// May this caller commit offsets now? `epoch` is the member's epoch, or a classic member's generation.
     /// `knows_epochs`: the request's version does.
-    pub fn check_offset_commit(&self, member: &str, epoch: i32, knows_epochs: bool) -> Result<(), GroupError> {
+    pub fn check_offset_commit(
+        &self,
+        member: &str,
+        instance: Option<&str>,
+        epoch: i32,
+        knows_epochs: bool,
+    ) -> Result<(), GroupError> {
         self.check_alive()?;
         // An operator, or a consumer that assigns its own partitions.
         if epoch < 0 && self.members.is_empty() {
             return Ok(());
+        }
+        // Not just unknown: its client must not come back.
+        if instance.and_then(|instance| self.statics.get(instance)).is_some_and(|current| current != member) {
+            return Err(GroupError::FencedInstance);
         }
         if !knows_epochs && self.members.get(member).is_some_and(|member| !member.is_classic()) {
             return Err(GroupError::UnsupportedVersion);

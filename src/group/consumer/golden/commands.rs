@@ -4,7 +4,7 @@
 //! topic a 4 │ delete topic a │ group sets consumer.session.timeout.ms 9000 │ at most 2 members │ migration upgrade
 //! m1 joins a,b [as i1] [matching p.*] [by range] [in r1] [within 500]
 //! m1 beats 3 [owning a:0,1 b:2 | owning nothing] [wanting a,b] [matching p.* | matching nothing] [by range]
-//! m1 leaves │ m1 leaves to return │ m1 dies │ m1 commits offsets at 3 [before v9]
+//! m1 leaves │ m1 leaves to return │ m1 dies │ m1 commits offsets at 3 [before v9] [as i1]
 //! m1 asks a [as i1] [owning …] │ m1 syncs 3 │ m1 assigns 3 m1=a:0,1 m2=a:2 │ m1 pulses 3 │ m1 quits   (classic)
 //! m1 insists a …   (asks by its id, even if it is no member)
 //! after 1000 │ hold │ lands │ lands all │ fails │ is lost │ tears with m1 m2 │ coordinator moves │ describe
@@ -94,7 +94,9 @@ impl World {
             [who, "dies"] => self.owns(who, None),
             [who, "commits", "offsets", "at", epoch, rest @ ..] => {
                 let epoch = epoch.parse().unwrap();
-                let outcome = self.machine.check_offset_commit(who, None, epoch, rest != ["before", "v9"], self.now);
+                let (instance, knows_epochs) = (one(rest, "as"), !rest.contains(&"before"));
+                let outcome =
+                    self.machine.check_offset_commit(who, instance.as_deref(), epoch, knows_epochs, self.now);
                 self.note(who, outcome, "taken");
             }
             [who, "asks", wanted, rest @ ..] => {
