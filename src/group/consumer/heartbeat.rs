@@ -184,6 +184,13 @@ impl Group {
         let stored = &mut member.stored;
         stored.client_id.clone_from(&beat.client_id);
         stored.client_host.clone_from(&beat.client_host);
+        // Who joins says all of itself: what it leaves out is not to stay what a former self said.
+        if beat.epoch == JOIN {
+            stored.rack_id = None;
+            stored.subscribed_topics.clear();
+            stored.subscribed_regex = None;
+            stored.assignor = None;
+        }
         if let Some(rack) = &beat.rack {
             stored.rack_id = Some(rack.clone());
         }
