@@ -12,8 +12,10 @@ use bytes::Bytes;
 /// What passes from one state machine to the other.
 #[derive(Clone, Debug)]
 pub struct Handover {
-    /// Generation or epoch.
+    /// Generation or epoch that members were told.
     pub epoch: i32,
+    /// The highest that anybody was given: the next one is above.
+    pub floor: i32,
     pub members: Vec<(String, ClassicMember)>,
     /// It names all of the members' bytes.
     pub draft: Draft,
@@ -29,13 +31,23 @@ impl Group {
             GroupMember::Consumer(_) => unreachable!("a classic group has classic members"),
         };
         let members = self.members.iter().map(stored).collect();
-        (Handover { epoch: self.generation, members, draft: self.draft, is_stored: self.is_stored }, effects)
+        (
+            Handover {
+                epoch: self.generation,
+                floor: self.floor,
+                members,
+                draft: self.draft,
+                is_stored: self.is_stored,
+            },
+            effects,
+        )
     }
 
     /// The members of a group of the consumer protocol that all speak the classic one by now: they join again.
     pub fn take_over(rules: Rules, handover: Handover, now: Millis) -> (Group, Vec<Effect>) {
         let mut group = Group::new(rules, now);
         group.generation = handover.epoch;
+        group.floor = handover.floor;
         group.draft = handover.draft;
         group.is_stored = handover.is_stored;
         group.protocol_type = if handover.members.is_empty() { String::new() } else { "consumer".to_string() };

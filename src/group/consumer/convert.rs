@@ -11,7 +11,9 @@ use crate::group::classic::{self, Handover};
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis};
 use crate::group::settings::Rules;
-use crate::metadata::group_change::{ClassicMember, ClassicPart, ConsumerMember, GroupMember, MemberState, RebalanceReason};
+use crate::metadata::group_change::{
+    ClassicMember, ClassicPart, ConsumerMember, GroupMember, MemberState, RebalanceReason,
+};
 use crate::metadata::image::{Image, groups};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -56,6 +58,9 @@ impl Group {
             group.claim_unrevoked(&id);
         }
         group.restart_sessions(now);
+        // Members go on at the generation that they were told.
+        group.epoch = handover.floor.max(group.epoch);
+        group.assignment_epoch = group.epoch;
         group.is_dirty = true;
         if group.members.is_empty() {
             return group;
@@ -134,7 +139,7 @@ impl Group {
             (id, handed_over(member.stored, classic, &first, &self.image))
         });
         let members = members.collect();
-        (Handover { epoch, members, draft: self.draft, is_stored: self.is_stored }, effects)
+        (Handover { epoch, floor: self.epoch, members, draft: self.draft, is_stored: self.is_stored }, effects)
     }
 }
 

@@ -95,8 +95,7 @@ impl World {
             [who, "commits", "offsets", "at", epoch, rest @ ..] => {
                 let epoch = epoch.parse().unwrap();
                 let (instance, knows_epochs) = (one(rest, "as"), !rest.contains(&"before"));
-                let outcome =
-                    self.machine.check_offset_commit(who, instance.as_deref(), epoch, knows_epochs, self.now);
+                let outcome = self.machine.check_offset_commit(who, instance.as_deref(), epoch, knows_epochs, self.now);
                 self.note(who, outcome, "taken");
             }
             [who, "asks", wanted, rest @ ..] => {
