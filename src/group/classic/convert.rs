@@ -26,6 +26,14 @@ impl Group {
     /// All members with what is committed of them. Who waits is told to join again.
     pub fn hand_over(mut self) -> (Handover, Vec<Effect>) {
         let effects = self.end(GroupError::RebalanceInProgress);
+        // Whose first join was parked knows no id yet, or comes back with the one that it was given and has nothing to
+        // lose. Kept, it might be waited for though its client is gone.
+        let is_ghost = |member: &Member| member.is_new && member.instance.is_none();
+        let ghosts: Vec<String> =
+            self.members.iter().filter(|(_, member)| is_ghost(member)).map(|(id, _)| id.clone()).collect();
+        for id in &ghosts {
+            self.take_out(id);
+        }
         let stored = |(id, member): (&String, &Member)| match member.stored(member.assignment.clone()) {
             GroupMember::Classic(member) => (id.clone(), member),
             GroupMember::Consumer(_) => unreachable!("a classic group has classic members"),
@@ -53,6 +61,10 @@ impl Group {
         group.protocol_type = if handover.members.is_empty() { String::new() } else { "consumer".to_string() };
         for (id, member) in &handover.members {
             group.insert(id.clone(), Member::restore(member, now));
+        }
+        if handover.members.is_empty() && group.is_stored && !group.draft.is_settled() {
+            // The image has members that went within the handover.
+            group.emptied_again = Some(now);
         }
         if let Some(first) = handover.members.first() {
             group.leader = Some(first.0.clone());

@@ -46,7 +46,7 @@ impl Group {
         for (id, member) in handover.members {
             let stored = group.taken_over(member);
             // No partition has two owners, whatever the leader of the group may have said.
-            let mut member = Member { stored, ..Member::default() };
+            let mut member = Member { stored, is_known: true, ..Member::default() };
             for (topic, partitions) in &mut member.stored.assigned {
                 partitions.retain(|partition| !group.owners.contains_key(&(*topic, *partition)));
             }
@@ -129,6 +129,13 @@ impl Group {
             .map(|(ticket, answer, _)| Effect::Beaten(ticket, Ok(answer)))
             .collect();
         effects.extend(self.end(GroupError::RebalanceInProgress));
+        // Who never heard of its id joins anew; it might be waited for though its client is gone.
+        let is_ghost = |member: &Member| !member.is_known && member.stored.instance_id.is_none();
+        let ghosts: Vec<String> =
+            self.members.iter().filter(|(_, member)| is_ghost(member)).map(|(id, _)| id.clone()).collect();
+        for id in &ghosts {
+            self.take_out(id, &GroupError::RebalanceInProgress);
+        }
         // The last generation that any of them was told, so that it learns by its heartbeats that it must join again.
         let told = self.members.values().map(|member| member.stored.member_epoch).filter(|epoch| *epoch > 0).max();
         let epoch = told.unwrap_or(self.epoch);

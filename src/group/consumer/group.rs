@@ -407,6 +407,7 @@ impl Group {
         self.waiting.remove(id);
         let Some(member) = self.members.get_mut(id) else { return };
         let Some(waiting) = member.waiting.take() else { return };
+        member.is_known = true;
         member.is_untold = false;
         self.refresh_session(id, now);
         match waiting.request {

@@ -53,7 +53,8 @@ impl Group {
                 let topics = Pattern::new(text).map(|pattern| pattern.resolve(image)).unwrap_or_default();
                 group.patterns.insert(text.clone(), topics);
             }
-            let member = Member { stored: member, ..Member::default() };
+            // Perhaps by the coordinator before.
+            let member = Member { stored: member, is_known: true, ..Member::default() };
             group.members.insert(id.clone(), member);
             group.count(id);
         }
