@@ -50,7 +50,7 @@ impl Group {
             if let Some(text) = &member.subscribed_regex
                 && !group.patterns.contains_key(text)
             {
-                let topics = Pattern::new(text).map(|pattern| pattern.resolve(image)).unwrap_or_default();
+                let topics = Pattern::again(text).map(|pattern| pattern.resolve(image)).unwrap_or_default();
                 group.patterns.insert(text.clone(), topics);
             }
             // Perhaps by the coordinator before.

@@ -152,7 +152,7 @@ impl Group {
             topics.retain(|topic| !gone.contains_key(topic));
             // Compiled patterns are large, and not kept: a client could grow them.
             if !came.is_empty()
-                && let Ok(pattern) = Pattern::new(text)
+                && let Ok(pattern) = Pattern::again(text)
             {
                 topics.extend(pattern.among(came.iter().copied()));
             }
