@@ -209,6 +209,7 @@ impl Group {
             stored.assignor = Some(assignor.clone());
         }
         let former = stored.classic.take();
+        self.supporters.remove(former.as_ref());
         self.note_changes(&beat.member, &before, is_new);
         for (_, blob) in former.iter().flat_map(|classic| &classic.protocols) {
             self.draft.release(*blob);

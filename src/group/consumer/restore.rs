@@ -55,6 +55,7 @@ impl Group {
             }
             // Perhaps by the coordinator before.
             let member = Member { stored: member, is_known: true, ..Member::default() };
+            group.supporters.add(member.stored.classic.as_ref());
             group.members.insert(id.clone(), member);
             group.count(id);
         }
