@@ -150,6 +150,7 @@ fn assemble(mut flat: Flat) -> Result<NodeConfig, ConfigError> {
             return Err(unknown("key", &key, known));
         }
     }
+    super::group::validate_broker(&kafka)?;
     let node_id = flat.remove("node_id").ok_or_else(|| {
         ConfigError("node_id is missing: give each node a number of its own, such as node_id = 1".into())
     })?;
@@ -322,5 +323,7 @@ mod tests {
         assert!(message(unreachable).contains("advertised"));
         assert!(message("node_id = 1\ndata_dir = \"d\"\ncontrollers = [\"1:9\"]").contains("id@host:port"));
         assert!(message("node_id = 1\ndata_dir = \"d\"\nroles = [\"controler\"]").contains("controller"));
+        let pair = "node_id = 1\ndata_dir = \"d\"\n[kafka]\n\"group.consumer.heartbeat.interval.ms\" = 45000";
+        assert!(message(pair).contains("group.consumer.session.timeout.ms (45000)"));
     }
 }

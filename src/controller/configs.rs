@@ -67,9 +67,24 @@ fn check(image: &Image, given: &BrokerConfigs, change: &ConfigChange) -> Result<
                 let message = format!("{GROUPS_MAX} groups have configs of their own already");
                 return Err(IntentError::InvalidRequest(message));
             }
-            check_each(change, |name, value| group::validate(name, value, given).map_err(|e| e.to_string()))
+            check_each(change, |name, value| group::validate(name, value, given).map_err(|e| e.to_string()))?;
+            check_pair(image, given, change)
         }
     }
+}
+
+/// A group's two times must fit each other, whichever of them the change sets or deletes.
+fn check_pair(image: &Image, given: &BrokerConfigs, change: &ConfigChange) -> Result<(), IntentError> {
+    let names = [group::SESSION_TIMEOUT, group::HEARTBEAT_INTERVAL];
+    if !names.iter().any(|name| change.set.contains_key(*name)) {
+        return Ok(());
+    }
+    let known = image.configs.of(&change.resource);
+    let [session, interval] = names.map(|name| match change.set.get(name) {
+        Some(changed) => changed.as_deref(),
+        None => known.get(name).map(String::as_str),
+    });
+    group::validate_pair(session, interval, given).map_err(|error| IntentError::InvalidConfig(error.to_string()))
 }
 
 /// Deleting an override is always allowed: one set by an older version may have a name that is unknown now.
@@ -139,5 +154,27 @@ mod tests {
         assert_eq!(plan.commands.len(), 1);
         assert!(matches!(plan.items[0], Item::Proposed { .. }));
         assert!(plan.items[1..].iter().all(|item| matches!(item, Item::Decided(Err(_)))));
+    }
+
+    #[test]
+    fn a_groups_heartbeats_come_more_often_than_its_sessions_end() {
+        const SESSION: &str = "consumer.session.timeout.ms";
+        const INTERVAL: &str = "consumer.heartbeat.interval.ms";
+        let given = BrokerConfigs::default().with_overrides([("group.consumer.session.timeout.ms", "12000")]);
+        let group = || ConfigResource::Group("g".into());
+        let mut image = Image::default();
+        let is_taken = |image: &Image, set: &[(&str, Option<&str>)]| {
+            let set = set.iter().map(|(name, value)| (name.to_string(), value.map(str::to_string))).collect();
+            let plan = plan(image, &given, vec![ConfigChange { resource: group(), set }], false);
+            matches!(plan.items[0], Item::Proposed { .. })
+        };
+        assert!(!is_taken(&image, &[(INTERVAL, Some("12000"))]), "the brokers' session");
+        assert!(is_taken(&image, &[(INTERVAL, Some("14000")), (SESSION, Some("20000"))]), "both at once");
+        let own = [(INTERVAL.to_string(), "14000".to_string()), (SESSION.to_string(), "20000".to_string())];
+        image.configs.overrides.insert(group(), own.into_iter().collect());
+        assert!(is_taken(&image, &[(INTERVAL, Some("15000"))]), "its own session");
+        assert!(!is_taken(&image, &[(SESSION, Some("14000"))]), "its own interval");
+        assert!(!is_taken(&image, &[(SESSION, None)]), "the brokers' session is shorter");
+        assert!(is_taken(&image, &[(SESSION, None), (INTERVAL, None)]));
     }
 }

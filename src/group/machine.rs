@@ -314,7 +314,7 @@ impl Machine {
     ) -> Result<(), GroupError> {
         match self {
             Machine::Classic(group) => group.check_offset_commit(member, instance, generation, now),
-            Machine::Consumer(group) => group.check_offset_commit(member, generation, knows_epochs),
+            Machine::Consumer(group) => group.check_offset_commit(member, instance, generation, knows_epochs),
         }
     }
 }

@@ -238,6 +238,9 @@ impl Harness {
             "coordinator-moves" => {
                 let effects = self.group.end(GroupError::NotCoordinator);
                 self.perform(effects);
+                if let Some(size) = line.number("size") {
+                    self.rules.group_size_max = usize::try_from(size).expect("a size");
+                }
                 self.group = Group::restore(self.rules, self.stored.as_ref().expect("stored"), now);
                 self.wanted = None;
             }

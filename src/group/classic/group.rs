@@ -97,6 +97,9 @@ pub struct Group {
     pub(super) rules: Rules,
     pub(super) phase: Phase,
     pub(super) generation: i32,
+    /// The next generation is above this too: of a group of the consumer protocol epochs were given out that no classic
+    /// member was told.
+    pub(super) floor: i32,
     pub(super) protocol_type: String,
     pub(super) protocol: Option<String>,
     pub(super) leader: Option<String>,
@@ -136,6 +139,7 @@ impl Group {
             rules,
             phase: Phase::Empty,
             generation: 0,
+            floor: 0,
             protocol_type: String::new(),
             protocol: None,
             leader: None,

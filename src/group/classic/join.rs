@@ -143,6 +143,12 @@ impl Group {
         let is_leader = self.leader.as_deref() == Some(id.as_str());
         let is_same = self.members.get(&id).is_some_and(|member| member.has_protocols(&join.protocols, &self.draft));
         match self.phase {
+            // The bound was lowered since: who comes first stays.
+            Phase::PreparingRebalance if self.has_no_place(&id) => {
+                self.remove_member(&id);
+                self.complete_join_if_all_here(now);
+                return Err(GroupError::GroupFull);
+            }
             Phase::PreparingRebalance => {
                 self.rejoin(ticket, join, &id);
                 self.complete_join_if_all_here(now);
@@ -162,6 +168,11 @@ impl Group {
             Phase::Empty | Phase::Dead => return Err(GroupError::UnknownMember),
         }
         Ok(())
+    }
+
+    fn has_no_place(&self, id: &str) -> bool {
+        let is_here = self.members.get(id).is_some_and(|member| member.joining.is_some());
+        !is_here && self.joining >= self.rules.group_size_max
     }
 
     fn rejoin(&mut self, ticket: Ticket, join: &Join, id: &str) {

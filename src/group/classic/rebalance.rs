@@ -97,7 +97,8 @@ impl Group {
             return;
         }
         self.barrier = None;
-        self.generation = self.generation.checked_add(1).unwrap_or(1);
+        let floor = std::mem::take(&mut self.floor);
+        self.generation = self.generation.max(floor).checked_add(1).unwrap_or(1);
         let Some(first_joined) = first_joined else {
             return self.become_empty(now);
         };

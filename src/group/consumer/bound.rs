@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(told(&beat(&mut machine, &image, 2, both("m2")), 2).unwrap().len(), 0, "m1 has it still");
         // No request is let through that makes one; an older version's image might hold one.
         let Machine::Consumer(group) = &mut machine else { panic!("a group of the new protocol") };
-        group.members.get_mut("m1").expect("a member").stored.client_host = "x".repeat(STORED_MEMBER_BYTES_MAX);
+        group.members.get_mut("m1").expect("a member").stored.rack_id = Some("x".repeat(STORED_MEMBER_BYTES_MAX));
         let owned = Some(TopicPartitions::new());
         let gone = Heartbeat { epoch: 1, owned: owned.clone(), ..both("m1") };
         assert_eq!(told(&beat(&mut machine, &image, 3, gone), 3), Err(GroupError::MemberTooLarge));

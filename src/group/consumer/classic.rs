@@ -13,7 +13,6 @@ use crate::group::settings::{GROUP_BYTES_MAX, MEMBER_ID_BYTES_MAX};
 use crate::ids::TopicId;
 use crate::metadata::group_change::*;
 use crate::metadata::image::Image;
-use std::collections::BTreeSet;
 
 /// The protocol type of consumers.
 pub const CONSUMER: &str = "consumer";
@@ -61,6 +60,9 @@ impl Group {
             }
             Some(_) => return Err(GroupError::FencedInstance),
             None if join.instance.is_some() && !join.member.is_empty() => return Err(GroupError::UnknownMember),
+            // It was put out and does not know it: what it owns is others' by now. With no id it owns nothing. Who was
+            // given an id in advance owns nothing yet.
+            None if !join.member.is_empty() && !subscription.owned.is_empty() => return Err(GroupError::UnknownMember),
             None => {
                 self.check_size()?;
                 self.add(&id, join.instance.clone());
@@ -84,12 +86,9 @@ impl Group {
 
     /// The join is a consumer's, and it has a protocol in common with the other classic members.
     fn check_protocols(&self, join: &Join) -> Result<Subscription, GroupError> {
-        let mut common: BTreeSet<&str> = join.protocols.iter().map(|(name, _)| name.as_str()).collect();
-        for (id, member) in &self.members {
-            let Some(classic) = member.stored.classic.as_ref().filter(|_| *id != join.member) else { continue };
-            common.retain(|name| classic.protocols.iter().any(|(other, _)| other == name));
-        }
-        if join.protocol_type != CONSUMER || common.is_empty() {
+        let own = self.members.get(&join.member).and_then(|member| member.stored.classic.as_ref());
+        let has_common = join.protocols.iter().any(|(name, _)| self.supporters.all_but(own, name));
+        if join.protocol_type != CONSUMER || !has_common {
             return Err(GroupError::InconsistentProtocol);
         }
         // All of a consumer's protocols carry the same topics.
@@ -115,6 +114,8 @@ impl Group {
         stored.subscribed_regex = None;
         stored.assignor = None;
         let former = stored.classic.replace(ClassicPart { session_timeout_ms: join.session_timeout_ms, protocols });
+        self.supporters.remove(former.as_ref());
+        self.supporters.add(stored.classic.as_ref());
         member.rebalance_deadline = None;
         self.note_changes(id, &before, is_new);
         for (_, blob) in former.iter().flat_map(|classic| &classic.protocols) {

@@ -11,7 +11,9 @@ use crate::group::classic::{self, Handover};
 use crate::group::coordinator::GroupError;
 use crate::group::machine::{Effect, Millis};
 use crate::group::settings::Rules;
-use crate::metadata::group_change::{ClassicMember, ClassicPart, ConsumerMember, GroupMember, RebalanceReason};
+use crate::metadata::group_change::{
+    ClassicMember, ClassicPart, ConsumerMember, GroupMember, MemberState, RebalanceReason,
+};
 use crate::metadata::image::{Image, groups};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -44,7 +46,7 @@ impl Group {
         for (id, member) in handover.members {
             let stored = group.taken_over(member);
             // No partition has two owners, whatever the leader of the group may have said.
-            let mut member = Member { stored, ..Member::default() };
+            let mut member = Member { stored, is_known: true, ..Member::default() };
             for (topic, partitions) in &mut member.stored.assigned {
                 partitions.retain(|partition| !group.owners.contains_key(&(*topic, *partition)));
             }
@@ -52,7 +54,13 @@ impl Group {
             member.stored.target.clone_from(&member.stored.assigned);
             group.insert(id, member);
         }
+        for id in group.members.keys().cloned().collect::<Vec<_>>() {
+            group.claim_unrevoked(&id);
+        }
         group.restart_sessions(now);
+        // Members go on at the generation that they were told.
+        group.epoch = handover.floor.max(group.epoch);
+        group.assignment_epoch = group.epoch;
         group.is_dirty = true;
         if group.members.is_empty() {
             return group;
@@ -83,6 +91,24 @@ impl Group {
         }
     }
 
+    /// A cooperative member owns what it said that it owns until it joins again without it, even if it is not assigned to
+    /// it any more. Unless another has it: then what it said is old. Called once all that is assigned is in `owners`.
+    pub(super) fn claim_unrevoked(&mut self, id: &str) {
+        let Some(member) = self.members.get(id) else { return };
+        let protocols = member.stored.classic.iter().flat_map(|classic| &classic.protocols);
+        let first = protocols.map(|(_, blob)| self.draft.bytes(*blob)).next().unwrap_or_default();
+        let mut claimed = self.by_id(&embedded::subscription(&first).unwrap_or_default().owned);
+        for (topic, partitions) in &mut claimed {
+            partitions.retain(|partition| !self.owners.contains_key(&(*topic, *partition)));
+        }
+        claimed.retain(|_, partitions| !partitions.is_empty());
+        let Some(member) = self.members.get_mut(id).filter(|_| !claimed.is_empty()) else { return };
+        member.stored.pending_revocation = claimed;
+        member.stored.state = MemberState::Unrevoked;
+        self.own(id);
+        self.touch(id);
+    }
+
     pub fn rules(&self) -> &Rules {
         &self.rules
     }
@@ -103,6 +129,13 @@ impl Group {
             .map(|(ticket, answer, _)| Effect::Beaten(ticket, Ok(answer)))
             .collect();
         effects.extend(self.end(GroupError::RebalanceInProgress));
+        // Who never heard of its id joins anew; it might be waited for though its client is gone.
+        let is_ghost = |member: &Member| !member.is_known && member.stored.instance_id.is_none();
+        let ghosts: Vec<String> =
+            self.members.iter().filter(|(_, member)| is_ghost(member)).map(|(id, _)| id.clone()).collect();
+        for id in &ghosts {
+            self.take_out(id, &GroupError::RebalanceInProgress);
+        }
         // The last generation that any of them was told, so that it learns by its heartbeats that it must join again.
         let told = self.members.values().map(|member| member.stored.member_epoch).filter(|epoch| *epoch > 0).max();
         let epoch = told.unwrap_or(self.epoch);
@@ -113,7 +146,7 @@ impl Group {
             (id, handed_over(member.stored, classic, &first, &self.image))
         });
         let members = members.collect();
-        (Handover { epoch, members, draft: self.draft, is_stored: self.is_stored }, effects)
+        (Handover { epoch, floor: self.epoch, members, draft: self.draft, is_stored: self.is_stored }, effects)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::describe::Phase;
 use super::member::{Counted, Member, Request};
 use super::requests::HeartbeatAnswer;
+use super::supporters::Supporters;
 use super::target::Shape;
 use super::{bound, reconcile, target};
 use crate::group::assignor::Assignor;
@@ -42,6 +43,8 @@ pub struct Group {
     pub(super) draft: Draft,
     /// What members take, each as it was when it was last touched.
     pub(super) counted: Counted,
+    /// Of the classic members among them.
+    pub(super) supporters: Supporters,
     /// Why there must be a new epoch.
     pub(super) causes: Option<Causes>,
     /// The rebalance that no write known to be committed holds yet.
@@ -89,6 +92,7 @@ impl Group {
             seen: OrdMap::new(),
             draft: Draft::default(),
             counted: Counted::default(),
+            supporters: Supporters::default(),
             causes: None,
             rebalance: None,
             is_dirty: false,
@@ -152,6 +156,7 @@ impl Group {
             self.owners.insert(partition, id.clone());
         }
         self.empty_check = None;
+        self.supporters.add(member.stored.classic.as_ref());
         self.members.insert(id.clone(), member);
         self.touch(&id);
     }
@@ -163,6 +168,7 @@ impl Group {
         let counted = std::mem::take(&mut member.counted);
         self.counted.said -= counted.said;
         self.counted.has -= counted.has;
+        self.supporters.remove(member.stored.classic.as_ref());
         if let Some(instance) = &member.stored.instance_id {
             self.statics.remove(instance);
         }
@@ -294,8 +300,11 @@ impl Group {
         self.disown(id);
         let member = self.members.get_mut(id).expect("it was found");
         member.is_untold |= member.stored.assigned != step.assigned || member.stored.member_epoch != step.epoch;
-        member.stored.previous_epoch = member.stored.member_epoch;
-        member.stored.member_epoch = step.epoch;
+        // Answers that were lost may all have been of this epoch: the member comes with the one before.
+        if step.epoch != member.stored.member_epoch {
+            member.stored.previous_epoch = member.stored.member_epoch;
+            member.stored.member_epoch = step.epoch;
+        }
         member.stored.state = step.state;
         member.stored.assigned = step.assigned;
         member.stored.pending_revocation = step.pending_revocation;
@@ -404,6 +413,7 @@ impl Group {
         self.waiting.remove(id);
         let Some(member) = self.members.get_mut(id) else { return };
         let Some(waiting) = member.waiting.take() else { return };
+        member.is_known = true;
         member.is_untold = false;
         self.refresh_session(id, now);
         match waiting.request {
@@ -448,7 +458,9 @@ impl Group {
     pub(super) fn is_counted(&self) -> bool {
         let each = self.members.iter().map(|(id, member)| member.count(id, &self.draft));
         let sum = each.fold((0, 0), |sum, one| (sum.0 + one.said, sum.1 + one.has));
-        sum == (self.counted.said, self.counted.has)
+        let mut supporters = Supporters::default();
+        self.members.values().for_each(|member| supporters.add(member.stored.classic.as_ref()));
+        sum == (self.counted.said, self.counted.has) && supporters == self.supporters
     }
 
     pub fn member_count(&self) -> usize {

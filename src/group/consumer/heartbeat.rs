@@ -184,6 +184,13 @@ impl Group {
         let stored = &mut member.stored;
         stored.client_id.clone_from(&beat.client_id);
         stored.client_host.clone_from(&beat.client_host);
+        // Who joins says all of itself: what it leaves out is not to stay what a former self said.
+        if beat.epoch == JOIN {
+            stored.rack_id = None;
+            stored.subscribed_topics.clear();
+            stored.subscribed_regex = None;
+            stored.assignor = None;
+        }
         if let Some(rack) = &beat.rack {
             stored.rack_id = Some(rack.clone());
         }
@@ -202,6 +209,7 @@ impl Group {
             stored.assignor = Some(assignor.clone());
         }
         let former = stored.classic.take();
+        self.supporters.remove(former.as_ref());
         self.note_changes(&beat.member, &before, is_new);
         for (_, blob) in former.iter().flat_map(|classic| &classic.protocols) {
             self.draft.release(*blob);
@@ -270,11 +278,21 @@ impl Group {
 
     /// May this caller commit offsets now? `epoch` is the member's epoch, or a classic member's generation.
     /// `knows_epochs`: the request's version does.
-    pub fn check_offset_commit(&self, member: &str, epoch: i32, knows_epochs: bool) -> Result<(), GroupError> {
+    pub fn check_offset_commit(
+        &self,
+        member: &str,
+        instance: Option<&str>,
+        epoch: i32,
+        knows_epochs: bool,
+    ) -> Result<(), GroupError> {
         self.check_alive()?;
         // An operator, or a consumer that assigns its own partitions.
         if epoch < 0 && self.members.is_empty() {
             return Ok(());
+        }
+        // Not just unknown: its client must not come back.
+        if instance.and_then(|instance| self.statics.get(instance)).is_some_and(|current| current != member) {
+            return Err(GroupError::FencedInstance);
         }
         if !knows_epochs && self.members.get(member).is_some_and(|member| !member.is_classic()) {
             return Err(GroupError::UnsupportedVersion);
@@ -293,7 +311,11 @@ impl Group {
 
     fn check_member_epoch(&self, id: &str, epoch: i32) -> Result<(), GroupError> {
         let member = self.members.get(id).ok_or(GroupError::UnknownMember)?;
-        match epoch == member.stored.member_epoch {
+        let stored = &member.stored;
+        // Its heartbeat waits until the new epoch is committed: it cannot know of it, and has what it had.
+        let is_on_its_way = member.is_untold && member.unsaved.is_some();
+        let is_before = (1..stored.member_epoch).contains(&epoch) && epoch == stored.previous_epoch;
+        match epoch == stored.member_epoch || is_on_its_way && is_before {
             true => Ok(()),
             false if member.is_classic() => Err(GroupError::IllegalGeneration),
             false => Err(GroupError::StaleMemberEpoch),

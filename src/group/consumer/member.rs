@@ -24,6 +24,8 @@ pub(super) struct Member {
     pub counted: Counted,
     /// The first write that holds what changed of it; `None`: the image knows it as it is.
     pub unsaved: Option<Attempt>,
+    /// It was answered: it knows its id.
+    pub is_known: bool,
     /// Its epoch or assignment changed since it was answered last.
     pub is_untold: bool,
     /// Counts only while no request of the member is parked.

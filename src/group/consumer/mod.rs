@@ -28,6 +28,7 @@ mod reconcile;
 mod regex;
 mod requests;
 mod restore;
+mod supporters;
 mod target;
 #[cfg(test)]
 mod testing;

@@ -50,18 +50,21 @@ impl Group {
             if let Some(text) = &member.subscribed_regex
                 && !group.patterns.contains_key(text)
             {
-                let topics = Pattern::new(text).map(|pattern| pattern.resolve(image)).unwrap_or_default();
+                let topics = Pattern::again(text).map(|pattern| pattern.resolve(image)).unwrap_or_default();
                 group.patterns.insert(text.clone(), topics);
             }
-            let member = Member { stored: member, ..Member::default() };
+            // Perhaps by the coordinator before.
+            let member = Member { stored: member, is_known: true, ..Member::default() };
+            group.supporters.add(member.stored.classic.as_ref());
             group.members.insert(id.clone(), member);
             group.count(id);
         }
-        left_behind.into_iter().for_each(|id| group.touch(id));
+        left_behind.iter().for_each(|id| group.touch(id));
         group.settle_claims();
         for id in group.members.keys().cloned().collect::<Vec<_>>() {
             group.own(&id);
         }
+        left_behind.into_iter().for_each(|id| group.claim_unrevoked(id));
         if !group.members.is_empty() {
             group.empty_check = None;
         }

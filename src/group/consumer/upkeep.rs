@@ -24,6 +24,9 @@ impl Group {
         // Bounds of the brokers that became narrower since count.
         let session = session.clamp(rules.session_min_ms, rules.session_max_ms);
         let interval = interval.clamp(rules.interval_min_ms, rules.interval_max_ms);
+        // Bounds, or values from before they were checked: members that are told to be silent for a session would expire
+        // and join again without end.
+        let interval = if interval < session { interval } else { (session / 3).max(1) };
         (Millis::try_from(session).unwrap_or(0), interval)
     }
 
@@ -149,7 +152,7 @@ impl Group {
             topics.retain(|topic| !gone.contains_key(topic));
             // Compiled patterns are large, and not kept: a client could grow them.
             if !came.is_empty()
-                && let Ok(pattern) = Pattern::new(text)
+                && let Ok(pattern) = Pattern::again(text)
             {
                 topics.extend(pattern.among(came.iter().copied()));
             }
@@ -181,5 +184,32 @@ impl Group {
         assert!(self.members.is_empty(), "only empty groups are deleted");
         self.death = None;
         self.empty_check = Some(now + self.rules.empty_check_ms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::settings::Settings;
+    use crate::ids::RaftIndex;
+    use crate::metadata::image::Image;
+    use std::sync::Arc;
+
+    #[test]
+    fn the_interval_is_less_than_the_session() {
+        let times = |session: &str, interval: &str| {
+            let own = [
+                (crate::config::group::SESSION_TIMEOUT, session),
+                (crate::config::group::HEARTBEAT_INTERVAL, interval),
+            ];
+            let own = own.into_iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+            let mut image = Image { index: RaftIndex(1), ..Image::default() };
+            image.configs.overrides.insert(ConfigResource::Group("g".into()), own);
+            let mut group = Group::new("g", Settings::for_tests().rules, 0, 0);
+            group.see(&Arc::new(image));
+            group.times()
+        };
+        assert_eq!(times("9000", "8000"), (9_000, 8_000));
+        assert_eq!(times("9000", "9000"), (9_000, 3_000), "from before it was checked");
     }
 }

@@ -4,8 +4,9 @@
 //! topic a 4 │ delete topic a │ group sets consumer.session.timeout.ms 9000 │ at most 2 members │ migration upgrade
 //! m1 joins a,b [as i1] [matching p.*] [by range] [in r1] [within 500]
 //! m1 beats 3 [owning a:0,1 b:2 | owning nothing] [wanting a,b] [matching p.* | matching nothing] [by range]
-//! m1 leaves │ m1 leaves to return │ m1 dies │ m1 commits offsets at 3 [before v9]
+//! m1 leaves │ m1 leaves to return │ m1 dies │ m1 commits offsets at 3 [before v9] [as i1]
 //! m1 asks a [as i1] [owning …] │ m1 syncs 3 │ m1 assigns 3 m1=a:0,1 m2=a:2 │ m1 pulses 3 │ m1 quits   (classic)
+//! m1 insists a …   (asks by its id, even if it is no member)
 //! after 1000 │ hold │ lands │ lands all │ fails │ is lost │ tears with m1 m2 │ coordinator moves │ describe
 //! ```
 
@@ -93,10 +94,15 @@ impl World {
             [who, "dies"] => self.owns(who, None),
             [who, "commits", "offsets", "at", epoch, rest @ ..] => {
                 let epoch = epoch.parse().unwrap();
-                let outcome = self.machine.check_offset_commit(who, None, epoch, rest != ["before", "v9"], self.now);
+                let (instance, knows_epochs) = (one(rest, "as"), !rest.contains(&"before"));
+                let outcome = self.machine.check_offset_commit(who, instance.as_deref(), epoch, knows_epochs, self.now);
                 self.note(who, outcome, "taken");
             }
-            [who, "asks", wanted, rest @ ..] => self.ask(who, wanted, rest),
+            [who, "asks", wanted, rest @ ..] => {
+                let is_member = self.stored.as_ref().is_some_and(|group| group.members.contains_key(*who));
+                self.ask(who, if is_member { who } else { "" }, wanted, rest);
+            }
+            [who, "insists", wanted, rest @ ..] => self.ask(who, who, wanted, rest),
             [who, "assigns", generation, rest @ ..] => self.assign(who, generation.parse().unwrap(), rest),
             [who, "syncs", generation] => self.sync(who, generation.parse().unwrap(), BTreeMap::new()),
             [who, "pulses", generation] => {
@@ -186,14 +192,13 @@ impl World {
     }
 
     /// A JoinGroup as a cooperative consumer of the classic protocol sends it.
-    fn ask(&mut self, who: &str, wanted: &str, rest: &[&str]) {
+    fn ask(&mut self, who: &str, id: &str, wanted: &str, rest: &[&str]) {
         let owned = after(rest, "owning").map(|words| self.partitions(&words)).unwrap_or_default();
         self.owns(who, Some(owned.clone()));
         let metadata = embedded::subscription_for_tests(&topics(wanted), &self.named(owned));
-        let is_member = self.stored.as_ref().is_some_and(|group| group.members.contains_key(who));
         let join = Join {
             group: NAME.into(),
-            member: if is_member { who.to_string() } else { String::new() },
+            member: id.to_string(),
             instance: one(rest, "as"),
             session_timeout_ms: 10_000,
             rebalance_timeout_ms: 60_000,

@@ -96,6 +96,9 @@ impl World {
                 }
                 Effect::Joined(ticket, answer) => {
                     let who = self.asking.remove(&ticket).expect("an answer to a question");
+                    if answer == Err(GroupError::UnknownMember) {
+                        self.owns(&who, None);
+                    }
                     show::joined(&who, &answer)
                 }
                 Effect::Synced(ticket, answer) => {
