@@ -8,8 +8,9 @@
 //!
 //! A group has one write under way at a time, so its writes land in order. Whether a write landed whose answer got lost
 //! is read from the image: each carries a revision that no other has (see [`GroupChange`]). If it did not, it is
-//! offered again until its time, which begins when it is first sent, is up; so a controller that dies costs a group no rebalance. A change follows the last
-//! revision that this coordinator knows to be its own: if another wrote the group, it is stale, and the group loaded anew.
+//! offered again until its time, which begins when it is first sent, is up; so a controller that dies costs a group no
+//! rebalance. A change follows the last revision that this coordinator knows to be its own: if another wrote the group, it
+//! is stale, and the group loaded anew.
 
 use super::cell::{Cell, Proposal};
 use super::coordinator::GroupError;
