@@ -7,7 +7,6 @@
 
 use super::high_watermark::lowest;
 use super::isr::{Peers, Pending, Progress, Stage, Verdict};
-use super::refusals::Refusals;
 use crate::ids::*;
 use crate::metadata::command::IsrProposal;
 use crate::metadata::image::topics::Partition as PartitionImage;
@@ -66,7 +65,6 @@ pub(super) struct LeaderState {
     pending: Option<Pending>,
     not_before: Option<Instant>,
     lag_max: Duration,
-    pub refusals: Refusals,
 }
 
 /// How leadership begins.
@@ -98,7 +96,6 @@ impl LeaderState {
             pending: None,
             not_before: None,
             lag_max,
-            refusals: Refusals::default(),
         };
         state.set_replicas(&image.replicas, now);
         let effects = state.advance();

@@ -225,7 +225,9 @@ impl Partition {
         let state = &mut *guard;
         let hint = state.hint();
         let log = state.log.as_mut().ok_or(PartitionError::NotHosted)?;
-        let Role::Leader(leader) = &mut state.role else { return Err(PartitionError::NotLeader(hint)) };
+        let Role::Leader(leader) = &mut state.role else {
+            return Err(state.refusals.not_leader(records, hint, now));
+        };
         if epoch != LeaderEpoch::NONE && epoch != leader.epoch() {
             return Err(PartitionError::FencedEpoch(hint));
         }
@@ -234,7 +236,7 @@ impl Partition {
         } else {
             log.append_as_leader(records, leader.epoch(), now_ms).map_err(PartitionError::from)
         };
-        let appended = leader.refusals.judge(records, outcome, now)?;
+        let appended = state.refusals.judge(records, outcome, hint, now)?;
         let log_start = log.log_start();
         let mut after = Afterwards::default();
         if !appended.duplicate {

@@ -1,12 +1,12 @@
 //! Batches that a leader refused in passing: what a producer has in flight behind one of them is refused the same way.
 //!
-//! A producer has several batches in flight. Where the first is refused because too few replicas are in sync, or because
-//! the disk is full, and the leader could take the second, that one would be out of sequence. Told so, a client may think
-//! that the partition lost its state, begin a new epoch and send again, under it, all that it has in flight: also what
-//! another partition has appended and not answered yet, which is then there twice. The second was not refused for its
-//! sequence but for the first, so it is told what the first was told; and the client sends both again, in order.
+//! A producer has several batches in flight. Where the first is refused because too few replicas are in sync, because the
+//! disk is full, or because this broker does not know yet that it leads, and the leader could take the second, that one
+//! would be out of sequence. Told so, librdkafka begins a new epoch and sends again, under it, all that it has in flight:
+//! also what another partition has appended and not answered yet, which is then there twice. The second was not refused
+//! for its sequence but for the first, so it is told what the first was told; and the client sends both again, in order.
 
-use super::partition::PartitionError;
+use super::partition::{LeaderHint, PartitionError};
 use crate::ids::*;
 use crate::log::partition_log::AppendError;
 use crate::records::ValidBatches;
@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Producers remembered of one partition; beyond it all are forgotten, and a gap is a gap again.
-const PRODUCERS_MAX: usize = 10_000;
+const PRODUCERS_MAX: usize = 1_000;
 /// After this long a gap is not explained by the refusal before it any more: the client gave that batch up.
 const KEPT: Duration = Duration::from_secs(10);
 
@@ -23,13 +23,16 @@ const KEPT: Duration = Duration::from_secs(10);
 enum Reason {
     NotEnoughReplicas,
     DiskFull,
+    NotLeader,
 }
 
-/// Of one producer: the first batch that is missing, as far as this leader refused it.
+/// Of one producer: the batches that are missing, as far as they were refused here one after the other.
 #[derive(Clone, Copy, Debug)]
 struct Refusal {
     epoch: ProducerEpoch,
     sequence: i32,
+    /// The sequence after the last of them.
+    end: i32,
     reason: Reason,
     at: Instant,
 }
@@ -45,6 +48,7 @@ impl Refusals {
         &mut self,
         records: &ValidBatches,
         outcome: Result<T, PartitionError>,
+        hint: LeaderHint,
         now: Instant,
     ) -> Result<T, PartitionError> {
         match outcome {
@@ -56,27 +60,40 @@ impl Refusals {
                 }
                 Ok(value)
             }
-            Err(PartitionError::NotEnoughReplicas) => Err(self.note(records, Reason::NotEnoughReplicas, now)),
-            Err(PartitionError::Append(AppendError::DiskFull)) => Err(self.note(records, Reason::DiskFull, now)),
-            Err(error) => Err(self.explain(records, &error, now).unwrap_or(error)),
+            Err(PartitionError::NotEnoughReplicas) => Err(self.note(records, Reason::NotEnoughReplicas, hint, now)),
+            Err(PartitionError::Append(AppendError::DiskFull)) => Err(self.note(records, Reason::DiskFull, hint, now)),
+            Err(error) => Err(self.explain(records, &error, hint, now).unwrap_or(error)),
         }
     }
 
-    fn note(&mut self, records: &ValidBatches, reason: Reason, now: Instant) -> PartitionError {
+    /// Takes in what came before this broker knew that it leads, if it ever does.
+    pub fn not_leader(&mut self, records: &ValidBatches, hint: LeaderHint, now: Instant) -> PartitionError {
+        self.note(records, Reason::NotLeader, hint, now)
+    }
+
+    fn note(&mut self, records: &ValidBatches, reason: Reason, hint: LeaderHint, now: Instant) -> PartitionError {
         for header in producers(records) {
             if self.by_producer.len() >= PRODUCERS_MAX && !self.by_producer.contains_key(&header.producer_id) {
                 self.by_producer.clear();
             }
-            let fresh = Refusal { epoch: header.producer_epoch, sequence: header.base_sequence, reason, at: now };
+            let (epoch, sequence, end) = (header.producer_epoch, header.base_sequence, sequence_after(header));
+            let fresh = Refusal { epoch, sequence, end, reason, at: now };
             let known = self.by_producer.entry(header.producer_id).or_insert(fresh);
             let is_behind = known.epoch == fresh.epoch && known.is_before(fresh.sequence) && known.is_kept(now);
-            *known = if is_behind { Refusal { reason, at: now, ..*known } } else { fresh };
+            let end = if known.end == fresh.sequence { fresh.end } else { known.end };
+            *known = if is_behind { Refusal { end, reason, at: now, ..*known } } else { fresh };
         }
-        reason.error()
+        reason.error(hint)
     }
 
     /// The gap that the log found begins at a batch that was refused.
-    fn explain(&self, records: &ValidBatches, error: &PartitionError, now: Instant) -> Option<PartitionError> {
+    fn explain(
+        &self,
+        records: &ValidBatches,
+        error: &PartitionError,
+        hint: LeaderHint,
+        now: Instant,
+    ) -> Option<PartitionError> {
         let (producer, expected) = match error {
             PartitionError::Append(AppendError::OutOfOrderSequence { producer, expected, .. }) => (producer, *expected),
             PartitionError::Append(AppendError::UnknownProducer(producer)) => (producer, 0),
@@ -85,18 +102,21 @@ impl Refusals {
         let refusal = self.by_producer.get(producer)?;
         let header = producers(records).find(|header| header.producer_id == *producer)?;
         let explains = refusal.epoch == header.producer_epoch
-            && refusal.sequence == expected
+            && refusal.holds(expected)
             && refusal.is_before(header.base_sequence)
             && refusal.is_kept(now);
-        explains.then(|| refusal.reason.error())
+        explains.then(|| refusal.reason.error(hint))
     }
 }
 
 impl Refusal {
-    /// Sequences wrap around after the largest.
     fn is_before(&self, sequence: i32) -> bool {
-        let ahead = sequence.wrapping_sub(self.sequence) & i32::MAX;
+        let ahead = distance(self.sequence, sequence);
         ahead != 0 && ahead < i32::MAX / 2
+    }
+
+    fn holds(&self, sequence: i32) -> bool {
+        distance(self.sequence, sequence) < distance(self.sequence, self.end)
     }
 
     fn is_kept(&self, now: Instant) -> bool {
@@ -104,9 +124,19 @@ impl Refusal {
     }
 }
 
+/// How far it is from one sequence on to another: they wrap around after the largest.
+fn distance(from: i32, to: i32) -> i32 {
+    to.wrapping_sub(from) & i32::MAX
+}
+
+fn sequence_after(header: &BatchHeader) -> i32 {
+    header.base_sequence.wrapping_add(header.last_offset_delta).wrapping_add(1) & i32::MAX
+}
+
 impl Reason {
-    fn error(self) -> PartitionError {
+    fn error(self, hint: LeaderHint) -> PartitionError {
         match self {
+            Reason::NotLeader => PartitionError::NotLeader(hint),
             Reason::NotEnoughReplicas => PartitionError::NotEnoughReplicas,
             Reason::DiskFull => PartitionError::Append(AppendError::DiskFull),
         }
@@ -123,6 +153,8 @@ mod tests {
     use crate::platform::clock;
     use crate::replica::testing::batch_of;
 
+    const HINT: LeaderHint = LeaderHint { leader: Some(BrokerId(1)), epoch: LeaderEpoch(4) };
+
     fn batch(epoch: i16, sequence: i32) -> ValidBatches {
         batch_of(&["a"], (9, epoch, sequence))
     }
@@ -138,48 +170,63 @@ mod tests {
     #[test]
     fn what_follows_a_refused_batch_is_refused_like_it() {
         let (mut refusals, now) = (Refusals::default(), clock::now());
-        let refused = refusals.judge::<()>(&batch(1, 5), Err(PartitionError::NotEnoughReplicas), now);
+        let refused = refusals.judge::<()>(&batch(1, 5), Err(PartitionError::NotEnoughReplicas), HINT, now);
         assert!(matches!(refused, Err(PartitionError::NotEnoughReplicas)));
         for given in [6, 7] {
-            let told = refusals.judge(&batch(1, given), gap(given, 5), now);
+            let told = refusals.judge(&batch(1, given), gap(given, 5), HINT, now);
             assert!(matches!(told, Err(PartitionError::NotEnoughReplicas)), "{told:?}");
         }
         // Both come again; the first is refused again, for another reason.
         let full = || Err(PartitionError::Append(AppendError::DiskFull));
-        let _refused = refusals.judge::<()>(&batch(1, 5), full(), now);
-        let told = refusals.judge(&batch(1, 6), gap(6, 5), now);
+        let _refused = refusals.judge::<()>(&batch(1, 5), full(), HINT, now);
+        let told = refusals.judge(&batch(1, 6), gap(6, 5), HINT, now);
         assert!(matches!(told, Err(PartitionError::Append(AppendError::DiskFull))), "{told:?}");
         // A later one that is refused for itself does not hide the first.
-        let _refused = refusals.judge::<()>(&batch(1, 7), full(), now);
-        assert!(!is_gap(&refusals.judge(&batch(1, 6), gap(6, 5), now)));
-        assert!(refusals.judge(&batch(1, 5), Ok(()), now).is_ok());
-        assert!(is_gap(&refusals.judge(&batch(1, 7), gap(7, 6), now)), "6 was never refused since");
+        let _refused = refusals.judge::<()>(&batch(1, 7), full(), HINT, now);
+        assert!(!is_gap(&refusals.judge(&batch(1, 6), gap(6, 5), HINT, now)));
+        assert!(refusals.judge(&batch(1, 5), Ok(()), HINT, now).is_ok());
+        assert!(is_gap(&refusals.judge(&batch(1, 7), gap(7, 6), HINT, now)), "6 was never refused since");
     }
 
     #[test]
     fn a_gap_that_no_refusal_explains_stays_one() {
         let (mut refusals, now) = (Refusals::default(), clock::now());
-        assert!(is_gap(&refusals.judge(&batch(1, 6), gap(6, 5), now)));
-        let _refused = refusals.judge::<()>(&batch(1, 5), Err(PartitionError::NotEnoughReplicas), now);
-        assert!(is_gap(&refusals.judge(&batch(1, 6), gap(6, 4), now)), "the gap begins before the refused batch");
-        assert!(is_gap(&refusals.judge(&batch(2, 6), gap(6, 5), now)), "another epoch");
-        assert!(is_gap(&refusals.judge(&batch(1, 4), gap(4, 5), now)), "an older batch");
-        assert!(is_gap(&refusals.judge(&batch(1, 6), gap(6, 5), now + KEPT)), "long ago");
+        assert!(is_gap(&refusals.judge(&batch(1, 6), gap(6, 5), HINT, now)));
+        let _refused = refusals.judge::<()>(&batch(1, 5), Err(PartitionError::NotEnoughReplicas), HINT, now);
+        assert!(is_gap(&refusals.judge(&batch(1, 6), gap(6, 4), HINT, now)), "the gap begins before the refused batch");
+        assert!(is_gap(&refusals.judge(&batch(2, 6), gap(6, 5), HINT, now)), "another epoch");
+        assert!(is_gap(&refusals.judge(&batch(1, 4), gap(4, 5), HINT, now)), "an older batch");
+        assert!(is_gap(&refusals.judge(&batch(1, 6), gap(6, 5), HINT, now + KEPT)), "long ago");
     }
 
     #[test]
     fn the_first_batch_of_a_producer_may_be_the_refused_one() {
         let (mut refusals, now) = (Refusals::default(), clock::now());
-        let _refused = refusals.judge::<()>(&batch(0, 0), Err(PartitionError::NotEnoughReplicas), now);
+        let _refused = refusals.judge::<()>(&batch(0, 0), Err(PartitionError::NotEnoughReplicas), HINT, now);
         let unknown = Err(AppendError::UnknownProducer(ProducerId(9)).into());
-        let told = refusals.judge::<()>(&batch(0, 1), unknown, now);
+        let told = refusals.judge::<()>(&batch(0, 1), unknown, HINT, now);
         assert!(matches!(told, Err(PartitionError::NotEnoughReplicas)), "{told:?}");
     }
 
     #[test]
     fn sequences_wrap_around() {
         let (mut refusals, now) = (Refusals::default(), clock::now());
-        let _refused = refusals.judge::<()>(&batch(0, i32::MAX), Err(PartitionError::NotEnoughReplicas), now);
-        assert!(!is_gap(&refusals.judge(&batch(0, 0), gap(0, i32::MAX), now)));
+        let _refused = refusals.judge::<()>(&batch(0, i32::MAX), Err(PartitionError::NotEnoughReplicas), HINT, now);
+        assert!(!is_gap(&refusals.judge(&batch(0, 0), gap(0, i32::MAX), HINT, now)));
+    }
+
+    #[test]
+    fn what_comes_behind_batches_that_found_no_leader_yet_is_told_the_same() {
+        let (mut refusals, now) = (Refusals::default(), clock::now());
+        let of = |values: &[&str], sequence: i32| batch_of(values, (9, 1, sequence));
+        // The first was appended by the leader before, and is sent again since nobody answered; the others were not.
+        for refused in [of(&["a", "b"], 3), of(&["c"], 5), of(&["d"], 6)] {
+            assert!(matches!(refusals.not_leader(&refused, HINT, now), PartitionError::NotLeader(HINT)));
+        }
+        let told = refusals.judge(&batch(1, 7), gap(7, 5), HINT, now);
+        assert!(matches!(told, Err(PartitionError::NotLeader(HINT))), "{told:?}");
+        assert!(is_gap(&refusals.judge(&batch(1, 9), gap(9, 7), HINT, now)), "7 was refused for what came before it");
+        assert!(refusals.judge(&batch(1, 5), Ok(()), HINT, now).is_ok());
+        assert!(is_gap(&refusals.judge(&batch(1, 7), gap(7, 6), HINT, now)));
     }
 }

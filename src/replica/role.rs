@@ -6,6 +6,7 @@ use super::leader::{Beginning, Effects, Ends, LeaderState};
 use super::node::{Counted, NodePeers};
 use super::parked::{Parked, ReplySender};
 use super::partition::{LeaderHint, Partition, PartitionError, ReadOutcome};
+use super::refusals::Refusals;
 use super::synced::Flushing;
 use super::watcher::Change;
 use crate::config::topic::{Durability, TopicConfig};
@@ -46,6 +47,8 @@ pub(super) struct State {
     pub flushing: Flushing,
     /// What the leader last sent was refused as damaged.
     pub refused: bool,
+    /// Outlives roles: what comes behind a batch may find a leader that the batch did not.
+    pub refusals: Refusals,
 }
 
 /// Where a partition stands, for those who follow its roles.
@@ -120,6 +123,7 @@ impl State {
             integrity: Integrity::default(),
             flushing: Flushing::default(),
             refused: false,
+            refusals: Refusals::default(),
         }
     }
 

@@ -97,12 +97,12 @@ impl Member {
         self.heard().told.clone()
     }
 
-    /// Adds the places of the records it told of since `from` lines; returns how many lines there are.
-    pub fn processed_since(&self, from: usize, into: &mut BTreeSet<(i32, i64)>) -> usize {
+    /// Adds the values of the records it told of since `from` lines; returns how many lines there are.
+    pub fn processed_since(&self, from: usize, into: &mut BTreeSet<u64>) -> usize {
         let heard = self.heard();
         for line in &heard.told.lines[from..] {
-            if let Line::Record { partition, offset, .. } = line {
-                into.insert((*partition, *offset));
+            if let Line::Record { value, .. } = line {
+                into.insert(*value);
             }
         }
         heard.told.lines.len()

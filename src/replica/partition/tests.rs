@@ -38,6 +38,24 @@ async fn acks_all_waits_until_all_of_the_isr_has_it_on_disk() {
 }
 
 #[tokio::test]
+async fn what_follows_a_batch_that_came_before_its_leader_is_told_to_come_again() {
+    let [one, two, three] = three(Durability::PageCache);
+    let of = |value: &str, sequence: i32| batch_of(&[value], (9, 0, sequence));
+    one.partition.append(&of("a", 0), -1).unwrap();
+    two.catch_up(&one).await;
+    three.catch_up(&one).await;
+    // A client heard of the new leader before that did itself.
+    assert!(matches!(two.partition.append(&of("b", 1), -1), Err(PartitionError::NotLeader(_))));
+    two.show(&image(2, &[2, 3], 1, 1, None));
+    match two.partition.append(&of("c", 2), -1) {
+        Err(PartitionError::NotLeader(hint)) => assert_eq!(hint.leader, Some(BrokerId(2)), "and this is the one"),
+        other => panic!("{other:?}"),
+    }
+    assert!(!two.partition.append(&of("b", 1), -1).unwrap().appended.duplicate);
+    assert!(!two.partition.append(&of("c", 2), -1).unwrap().appended.duplicate);
+}
+
+#[tokio::test]
 async fn a_failover_tells_who_waits_and_cuts_the_old_leaders_tail() {
     let [one, two, three] = three(Durability::PageCache);
     let first = one.partition.append(&batch(&["a"]), -1).unwrap();
