@@ -6,7 +6,7 @@ use super::role::{Afterwards, Role, State};
 use super::truncation::{self, Cut};
 use crate::config::topic::Durability;
 use crate::ids::*;
-use crate::log::partition_log::{AppendError, CutError, PartitionLog};
+use crate::log::partition_log::{AppendError, CutError, Damage, PartitionLog};
 use crate::platform::clock;
 use crate::records::{RecordError, ValidBatches};
 use bytes::Bytes;
@@ -252,7 +252,17 @@ impl Partition {
         let unclean = is_unclean_since(unclean_epoch, log);
         let to = match truncation::cut(&*log, high_watermark, unclean, answer) {
             Cut::To(to) => to,
-            Cut::BelowHighWatermark { to } => return Err(FollowError::BelowHighWatermark { to, high_watermark }),
+            Cut::BelowHighWatermark { to } => {
+                let Some((newest, from)) = log.latest_epoch().filter(|(newest, _)| *newest > epoch) else {
+                    return Err(FollowError::BelowHighWatermark { to, high_watermark });
+                };
+                drop(guard);
+                // The leader epoch of a batch is outside of its CRC: only who leads can tell that it is wrong. Cut, not
+                // filled: what this log remembers of its epochs is wrong, too.
+                let reason = format!("leader epoch {newest}, though {epoch} is the newest that anybody had");
+                self.note_damage(Damage { from, to: from, reason: reason.clone() });
+                return Err(FollowError::Damaged(CutError::Damaged { near: from, reason }));
+            }
         };
         let lost = log.log_end() - to;
         let cut = if to < log.log_start() { log.restart_at(to).map_err(CutError::Disk) } else { log.truncate_to(to) };

@@ -31,13 +31,22 @@ pub(super) fn id() -> TopicPartition {
 
 /// Flips a bit on the disk, in the records or the header of the batch that holds `offset`.
 pub(super) fn flip(partition: &Partition, offset: i64, header: bool) {
+    flip_at(partition, offset, |size| if header { 16 } else { size - 3 });
+}
+
+/// Flips a bit of the leader epoch, which no CRC covers.
+pub(super) fn flip_epoch(partition: &Partition, offset: i64) {
+    flip_at(partition, offset, |_| 13);
+}
+
+fn flip_at(partition: &Partition, offset: i64, place: impl Fn(usize) -> usize) {
     let folder = partition.state.lock().log.as_ref().expect("it runs").folder().to_path_buf();
     for entry in disk::list(&folder).unwrap().into_iter().filter(|e| e.name.ends_with(".log")) {
         let path = folder.join(entry.name);
         let bytes = disk::read_file(&path).unwrap().unwrap();
         for at in batches(&bytes).map_while(Result::ok) {
             if at.header.base_offset.0 <= offset && offset <= at.header.last_offset().0 {
-                let position = if header { at.position + 16 } else { at.position + at.size - 3 };
+                let position = at.position + place(at.size);
                 File::open(&path).unwrap().write_at(&[bytes[position] ^ 1], position as u64).unwrap();
                 return;
             }

@@ -8,7 +8,7 @@ use crate::platform::clock;
 use crate::platform::disk::faults::{Fault, Operation, arm};
 use crate::replica::damage::Word;
 use crate::replica::partition::OffsetSpec;
-use crate::replica::testing::{batch_of, flip};
+use crate::replica::testing::{batch_of, flip, flip_epoch};
 use std::time::Duration;
 
 pub fn number(word: &str) -> i64 {
@@ -123,6 +123,10 @@ impl World {
                     process.node.saw(BrokerId(number(heard) as i32), now);
                 }
                 process.partition.tick(&self.image, now);
+                Vec::new()
+            }
+            ["flips", "the", "epoch", "of", offset] => {
+                flip_epoch(&self.process(broker).partition, number(offset));
                 Vec::new()
             }
             ["flips", offset, rest @ ..] => {
