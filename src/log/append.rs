@@ -160,6 +160,9 @@ impl PartitionLog {
             self.epochs.assign(header.leader_epoch, header.base_offset);
             position += header.size() as u64;
         }
+        if !self.published.knows_epochs(&self.epochs) {
+            self.publish_view();
+        }
         segment.publish_size(position);
         self.bytes += length;
         self.log_end = last + 1;

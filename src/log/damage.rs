@@ -7,7 +7,7 @@
 use super::partition_log::{PartitionLog, ReadError};
 use super::scrub::Damage;
 use super::truncation::Cut;
-use crate::ids::Offset;
+use crate::ids::*;
 use crate::platform::disk;
 use std::io;
 use std::path::Path;
@@ -74,6 +74,19 @@ impl PartitionLog {
             tracing::warn!(folder = %self.folder.display(), %error, "the damage could not be noted on disk");
         }
         self.damage = Some(damage);
+    }
+
+    /// A log that is to be led in `newest` has no record of a later epoch: such a number, which lies outside of the CRC, is
+    /// damaged. Its records are noted as that, and the log no longer knows of it.
+    pub fn disown_epochs_above(&mut self, newest: LeaderEpoch) -> Option<&Damage> {
+        let (epoch, from) = self.epochs.disown_above(newest)?;
+        let to = self.log_end;
+        self.publish_view();
+        if from >= to {
+            return None;
+        }
+        self.note_damage(Damage { from, to, reason: format!("leader epoch {epoch}, though {newest} is the newest") });
+        self.damage.as_ref()
     }
 
     /// It is gone, or nothing can be done about it.

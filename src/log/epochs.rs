@@ -62,6 +62,18 @@ impl Epochs {
         self.entries.truncate(kept);
     }
 
+    /// Forgets epochs newer than `newest`, which nobody had: the records were of the one before, as far as can be said.
+    /// The first of them and where it starts.
+    pub fn disown_above(&mut self, newest: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let kept = self.entries.partition_point(|(epoch, _)| *epoch <= newest);
+        let disowned = *self.entries.get(kept)?;
+        self.entries.truncate(kept);
+        if kept == 0 {
+            self.entries.push((LeaderEpoch(0), disowned.1));
+        }
+        Some(disowned)
+    }
+
     /// The log now starts at `start`: the epoch in which it lies starts there.
     pub fn truncate_start(&mut self, start: Offset) {
         let next = self.entries.partition_point(|(_, s)| *s <= start);
@@ -145,6 +157,16 @@ mod tests {
         assert_eq!(log.at(Offset(50)), Some(LeaderEpoch(3)));
         log.truncate_end(Offset(50));
         assert_eq!(log.latest(), Some((LeaderEpoch(1), Offset(0))));
+    }
+
+    #[test]
+    fn an_epoch_that_nobody_had_is_disowned() {
+        let mut all = epochs(&[(1, 0), (3, 10), (40, 20)]);
+        assert_eq!(all.disown_above(LeaderEpoch(40)), None);
+        assert_eq!(all.disown_above(LeaderEpoch(4)), Some((LeaderEpoch(40), Offset(20))));
+        assert_eq!(all, epochs(&[(1, 0), (3, 10)]));
+        assert_eq!(all.disown_above(LeaderEpoch(0)), Some((LeaderEpoch(1), Offset(0))));
+        assert_eq!(all, epochs(&[(0, 0)]), "where nothing is older, the first that there may be");
     }
 
     #[test]

@@ -173,7 +173,7 @@ impl PartitionLog {
     pub(super) fn new(folder: Arc<Path>, context: Arc<Context>, config: LogConfig, opened: Opened) -> PartitionLog {
         let Opened { segments, log_start, log_end, epochs, producers, snapshots, checkpoint, damage } = opened;
         assert!(log_start <= log_end && !segments.is_empty(), "an opened log is in order");
-        let view = View { segments: segments.clone(), log_start };
+        let view = View { segments: segments.clone(), log_start, epochs: epochs.clone() };
         let active_bytes = segments.last().map_or(0, |s| s.size());
         // A segment found with batches ages from its last write: better late than too early.
         let first_ms = segments.last().filter(|s| s.size() > 0).and_then(|s| disk::modified_ms(&s.log.path()).ok());
@@ -454,7 +454,8 @@ impl PartitionLog {
     }
 
     pub(super) fn publish_view(&self) {
-        self.published.publish_view(View { segments: self.segments.clone(), log_start: self.log_start });
+        let (segments, epochs) = (self.segments.clone(), self.epochs.clone());
+        self.published.publish_view(View { segments, log_start: self.log_start, epochs });
     }
 
     /// A disk error is final, unless it passes: a full disk, too many open files.

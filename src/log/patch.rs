@@ -16,6 +16,9 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Where a batch's leader epoch stands in its header.
+const EPOCH_AT: u64 = 12;
+
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Patched {
@@ -50,6 +53,12 @@ struct Plan {
     is_over: bool,
 }
 
+/// A leader epoch, and where it goes in its segment.
+struct Stamp {
+    position: u64,
+    epoch: LeaderEpoch,
+}
+
 impl PartitionLog {
     /// Fills the known damage as far as `batches`, which begin where it begins, go, or until this log's own bytes are good
     /// again: more may not be asked of another copy, which may be damaged just there. Written, and durable with the next
@@ -65,24 +74,72 @@ impl PartitionLog {
         };
         if !plan.bytes.is_empty() {
             let file = plan.segment.log.get().map_err(|error| self.failed_unless_unopened(error))?;
-            let written = file.write_at(&batches.bytes[plan.bytes], plan.position);
-            self.patches.made += 1;
-            if !self.patches.files.iter().any(|known| Arc::ptr_eq(known, &file)) {
-                self.patches.files.push(file);
-            }
-            written.map_err(|error| self.failed(error))?;
+            self.write_patch(&file, &batches.bytes[plan.bytes], plan.position)?;
         }
         if !plan.is_over {
             self.damage = Some(Damage { from: plan.next, ..damage });
             return Ok(Patched::UpTo(plan.next));
         }
+        self.patched_whole();
+        Ok(Patched::Whole(plan.next))
+    }
+
+    /// Where the known damage is in the leader epochs alone, writes those that the log remembers; true: there is no known
+    /// damage any more. For a log that no other copy can help, since it may remember a wrong one.
+    pub fn restamp_damage(&mut self) -> io::Result<bool> {
+        self.check_writable()?;
+        let Some(damage) = self.damage.clone().filter(|damage| !damage.is_cut()) else { return Ok(false) };
+        let (segment, stamps) = match self.plan_stamps(&damage) {
+            Ok(plan) => plan,
+            Err(ReadError::Disk(error)) => return Err(self.failed_unless_unopened(error)),
+            Err(_) => return Ok(false),
+        };
+        let file = segment.log.get().map_err(|error| self.failed_unless_unopened(error))?;
+        for Stamp { position, epoch } in stamps {
+            self.write_patch(&file, &epoch.0.to_be_bytes(), position)?;
+        }
+        self.published.disturb_readers();
+        self.patched_whole();
+        Ok(true)
+    }
+
+    fn plan_stamps(&self, damage: &Damage) -> Result<(Arc<Segment>, Vec<Stamp>), ReadError> {
+        let (index, mut position) = self.place_of_damage(damage.from)?;
+        let segment = self.segments[index].clone();
+        let file = File::open_sparing(&segment.log.path())?;
+        let mut own = Window::sparing(&file, segment.size());
+        let (mut next, mut stamps) = (damage.from, Vec::new());
+        while next < damage.to && position < segment.size() {
+            let header = check(&mut own, position, next, LeaderEpoch::NONE)?.map_err(ReadError::Damaged)?;
+            if let Some(epoch) = self.epochs.at(next.max(self.log_start)).filter(|epoch| *epoch != header.leader_epoch)
+            {
+                stamps.push(Stamp { position: position + EPOCH_AT, epoch });
+            }
+            position += header.size() as u64;
+            next = header.end_offset();
+        }
+        if next < damage.to || stamps.is_empty() {
+            return Err(ReadError::Damaged("there is more than an epoch".to_string()));
+        }
+        Ok((segment, stamps))
+    }
+
+    fn write_patch(&mut self, file: &Arc<File>, bytes: &[u8], position: u64) -> io::Result<()> {
+        let written = file.write_at(bytes, position);
+        self.patches.made += 1;
+        if !self.patches.files.iter().any(|known| Arc::ptr_eq(known, file)) {
+            self.patches.files.push(file.clone());
+        }
+        written.map_err(|error| self.failed(error))
+    }
+
+    fn patched_whole(&mut self) {
         if self.has_unsynced_patches() {
             self.damage = None;
             self.patches.note_outlived = true;
         } else {
             self.forget_damage();
         }
-        Ok(Patched::Whole(plan.next))
     }
 
     /// What was filled in is not known to be on the disk: until a flush, nothing that counts may be told of this copy.

@@ -1,5 +1,6 @@
 //! Reading without the log's lock: from a published list of segments, by position, whole batches only.
 
+use super::epochs::Epochs;
 use super::partition_log::ReadError;
 use super::segment::Segment;
 use super::timestamps;
@@ -25,12 +26,13 @@ pub struct Chunk {
 pub(super) struct View {
     pub segments: Vec<Arc<Segment>>,
     pub log_start: Offset,
+    pub epochs: Epochs,
 }
 
 /// What the owner of a log shows to its readers.
 ///
 /// Order for the owner: bytes, segment size, then `log_end`; a new segment is published before anything is appended to
-/// it. Before bytes that readers may see are cut off or segments taken away, the smaller state is published and
+/// it, a new epoch before `log_end` passes its first record. Before bytes that readers may see are cut off or segments taken away, the smaller state is published and
 /// `generation` is bumped: a reader that finds it moved throws away what it read and begins again.
 pub(super) struct Published {
     view: ArcSwap<View>,
@@ -49,6 +51,10 @@ impl Published {
 
     pub fn publish_view(&self, view: View) {
         self.view.store(Arc::new(view));
+    }
+
+    pub fn knows_epochs(&self, epochs: &Epochs) -> bool {
+        self.view.load().epochs == *epochs
     }
 
     pub fn publish_end(&self, end: Offset) {

@@ -239,7 +239,7 @@ impl Recovery<'_> {
     /// What is left of noted damage. A note may be older than what was filled since, or come back after a power loss; to
     /// believe it would give up good records.
     fn left_of(&self, opened: &Opened, noted: Damage) -> Result<Option<Damage>, ReadError> {
-        let Opened { segments, log_start, log_end, .. } = opened;
+        let Opened { segments, log_start, log_end, epochs, .. } = opened;
         let first = segments.partition_point(|s| s.base <= noted.from).saturating_sub(1);
         let mut files = Vec::new();
         for segment in segments[first..].iter().take_while(|s| s.base < noted.to && s.size() > 0) {
@@ -249,7 +249,7 @@ impl Recovery<'_> {
             }
             files.push(file);
         }
-        let view = View { segments: segments.clone(), log_start: *log_start };
+        let view = View { segments: segments.clone(), log_start: *log_start, epochs: epochs.clone() };
         match first_damage(&view, noted.from, noted.to, *log_end) {
             Ok(Some(left)) => return Ok(Some(Damage { from: left.from, to: left.to.max(noted.to), ..noted })),
             Ok(None) => {}

@@ -30,6 +30,9 @@ pub(super) struct ScanEnd {
 }
 
 /// Scans a file from its start, which must hold `first`, and shows each good batch with its position.
+///
+/// The leader epoch lies outside of the CRC, and only its order says that it is wrong: where an epoch falls, either it or
+/// the one before it is.
 pub(super) fn scan(
     file: &File,
     first: Offset,
@@ -38,23 +41,55 @@ pub(super) fn scan(
 ) -> io::Result<ScanEnd> {
     let length = file.len()?;
     let mut window = Window { file, length, bytes: Vec::new(), position: 0, sparing: false };
-    let (mut position, mut next, mut epoch) = (0, first, newest_epoch);
+    let (mut position, mut next) = (0, first);
+    // The newest batch waits for what its successor says of it. `epoch`: of the one before it.
+    let (mut held, mut epoch): (Option<Held>, _) = (None, newest_epoch);
     let damage = loop {
         if position == length {
             break None;
         }
-        match check(&mut window, position, next, epoch)? {
+        match check(&mut window, position, next, held.map_or(epoch, |(header, _)| header.leader_epoch))? {
             Ok(header) => {
-                good(&header, position)?;
+                if let Some((before, at)) = held.replace((header, position)) {
+                    good(&before, at)?;
+                    epoch = before.leader_epoch;
+                }
                 position += header.size() as u64;
                 next = header.end_offset();
-                epoch = header.leader_epoch;
             }
-            Err(reason) => break if window.only_zeros_from(position)? { None } else { Some(reason) },
+            Err(reason) => {
+                if let Some((header, at)) = held
+                    && was_raised(&mut window, &header, epoch, position)?
+                {
+                    held = None;
+                    (position, next) = (at, header.base_offset);
+                    break Some(format!("leader epoch {} before an older one", header.leader_epoch));
+                }
+                break if window.only_zeros_from(position)? { None } else { Some(reason) };
+            }
         }
     };
+    if let Some((header, at)) = held {
+        good(&header, at)?;
+    }
     let inside = damage.is_some() && good_batch_after(&mut window, position, next)?;
     Ok(ScanEnd { position, next_offset: next, damage, inside })
+}
+
+/// A batch and its position.
+type Held = (BatchHeader, u64);
+
+/// Whether it is the epoch of `header` that is wrong and not that of its successor at `position`: it alone says so, and
+/// the others are in order without it. Where both may be, the lower one counts, so that nothing wrong is kept.
+fn was_raised(window: &mut Window<'_>, header: &BatchHeader, before: LeaderEpoch, position: u64) -> io::Result<bool> {
+    if header.leader_epoch <= before {
+        return Ok(false);
+    }
+    let Ok(successor) = check(window, position, header.end_offset(), before)? else { return Ok(false) };
+    let behind = position + successor.size() as u64;
+    let is_borne_out =
+        behind < window.length && check(window, behind, successor.end_offset(), header.leader_epoch)?.is_ok();
+    Ok(!is_borne_out)
 }
 
 /// Whether a whole batch of offsets above `next` lies behind `position`, wherever it begins.
@@ -204,6 +239,29 @@ mod tests {
         let mut flipped = Batch::at(12).epoch(1).bytes();
         *flipped.last_mut().unwrap() ^= 1;
         assert!(good(&flipped).1.unwrap().contains("CRC"));
+    }
+
+    /// Epochs of batches of one record from offset 10 on; where the scan ends, and whether it says that more was there.
+    fn scan_epochs(epochs: &[i32]) -> (i64, bool) {
+        let batches = epochs.iter().zip(10..).flat_map(|(epoch, at)| Batch::at(at).epoch(*epoch).bytes());
+        let (seen, end) = scan_bytes(&batches.collect::<Vec<u8>>());
+        assert_eq!(seen, (10..end.next_offset.0).collect::<Vec<_>>(), "what is shown is what is kept: {epochs:?}");
+        assert_eq!(end.damage.is_some(), end.next_offset.0 < 10 + epochs.len() as i64, "{epochs:?}");
+        (end.next_offset.0, end.inside)
+    }
+
+    #[test]
+    fn a_damaged_epoch_is_told_from_those_around_it() {
+        assert_eq!(scan_epochs(&[1, 2, 2, 5, 5, 6]), (16, false));
+        assert_eq!(scan_epochs(&[1, 1, 9, 1, 1]), (12, true), "raised, in the middle");
+        assert_eq!(scan_epochs(&[9, 1, 1]), (10, true), "raised, the first");
+        assert_eq!(scan_epochs(&[1, 1, 9, 1]), (12, true), "raised, the last but one");
+        assert_eq!(scan_epochs(&[1, 1, 9]), (13, false), "raised, the last: only who leads can tell");
+        assert_eq!(scan_epochs(&[1, 9, 3, 3]), (11, true), "raised, the last of its epoch");
+        assert_eq!(scan_epochs(&[2, 5, 5, 3, 5]), (13, true), "lowered, in a run of its epoch");
+        assert_eq!(scan_epochs(&[2, 5, 3, 5, 5]), (12, true), "lowered, the second of its epoch");
+        assert_eq!(scan_epochs(&[2, 5, 5, 1]), (13, false), "lowered, the last: as a write that was cut short");
+        assert_eq!(scan_epochs(&[2, 5, 3]), (11, true), "either may be");
     }
 
     #[test]

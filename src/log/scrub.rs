@@ -67,10 +67,10 @@ fn check_from(view: &View, from: Cursor, upper: Offset, log_end: Offset, bytes_m
     let end = view.segments.get(at + 1).map_or(log_end, |next| next.base);
     let kept = from.place.filter(|(base, position)| *base == segment.base && *position < segment.size());
     let start = match kept {
-        Some((_, position)) => Start { position, offset, epoch: LeaderEpoch::NONE },
+        Some((_, position)) => Start { position, offset },
         None => start_of(segment, offset),
     };
-    let mut step = Step { segment, end, upper, bytes_max, bytes: 0 };
+    let mut step = Step { view, segment, end, upper, bytes_max, bytes: 0 };
     match step.run(start)? {
         Found::Damage(damage, _) if damage.to > view.log_start => {
             Ok(Checked { next: None, bytes: step.bytes, damage: Some(damage) })
@@ -109,19 +109,16 @@ struct Start {
     position: u64,
     /// Of the batch there.
     offset: Offset,
-    epoch: LeaderEpoch,
 }
 
 /// The batch that contains `offset`, by index and headers; the segment's beginning if those are no good.
 fn start_of(segment: &Segment, offset: Offset) -> Start {
-    let beginning = Start { position: 0, offset: segment.base, epoch: LeaderEpoch::NONE };
+    let beginning = Start { position: 0, offset: segment.base };
     if offset <= segment.base {
         return beginning;
     }
     match segment.locate(offset) {
-        Ok(Some(step)) => {
-            Start { position: step.position, offset: step.header.base_offset, epoch: step.header.leader_epoch }
-        }
+        Ok(Some(step)) => Start { position: step.position, offset: step.header.base_offset },
         _ => beginning,
     }
 }
@@ -134,6 +131,7 @@ enum Found {
 }
 
 struct Step<'a> {
+    view: &'a View,
     segment: &'a Segment,
     /// Where the segment's last batch ends.
     end: Offset,
@@ -145,19 +143,20 @@ struct Step<'a> {
 impl Step<'_> {
     fn run(&mut self, start: Start) -> Result<Found, ReadError> {
         let size = self.segment.size();
-        let Start { mut position, offset: mut next, mut epoch } = start;
+        let Start { mut position, offset: mut next } = start;
         if size == 0 {
             return Ok(Found::Until(0, self.end));
         }
         let file = File::open_sparing(&self.segment.log.path())?;
         let mut window = Window::sparing(&file, size);
         while position < size && next < self.upper && self.bytes < self.bytes_max {
-            match check(&mut window, position, next, epoch)? {
+            // In no order: what the log knows of its epochs says more.
+            let found = check(&mut window, position, next, LeaderEpoch::NONE)?;
+            match found.and_then(|header| self.of_its_epoch(header)) {
                 Ok(header) => {
                     position += header.size() as u64;
                     self.bytes += header.size() as u64;
                     next = header.end_offset();
-                    epoch = header.leader_epoch;
                 }
                 Err(reason) => {
                     let (to, after) = self.readable_again(&mut window, position, next)?;
@@ -166,6 +165,20 @@ impl Step<'_> {
             }
         }
         Ok(if position < size { Found::Until(position, next) } else { Found::Until(size, self.end) })
+    }
+
+    /// The epoch lies outside of the CRC.
+    fn of_its_epoch(&self, header: BatchHeader) -> Result<BatchHeader, String> {
+        let start = self.view.log_start;
+        // Of what lies below the log's start the epochs are forgotten.
+        let known = self.view.epochs.at(header.base_offset.max(start)).filter(|_| header.end_offset() > start);
+        match known {
+            Some(known) if known != header.leader_epoch => {
+                let (base, given) = (header.base_offset, header.leader_epoch);
+                Err(format!("the batch at offset {base} says leader epoch {given}, and it was {known}"))
+            }
+            _ => Ok(header),
+        }
     }
 
     /// Where the batch after the damaged one begins, if its header can still be believed.

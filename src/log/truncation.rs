@@ -114,13 +114,13 @@ impl PartitionLog {
         self.log_start = self.log_start.min(end);
         self.durable_end = self.durable_end.min(end);
         self.generation += 1;
+        self.epochs.truncate_end(end);
         self.published.publish_end(end);
         active.publish_size(position);
         self.publish_view();
         self.published.disturb_readers();
 
         // Then what recovery would believe, before the bytes it speaks of are gone.
-        self.epochs.truncate_end(end);
         let recovery_point = self.checkpoint.recovery_point();
         if recovery_point > end || start_falls {
             // A log start left above the end would hide what is appended next.

@@ -6,6 +6,7 @@ use super::leader::{Beginning, Effects, Ends, LeaderState};
 use super::node::{Counted, NodePeers};
 use super::parked::{Parked, ReplySender};
 use super::partition::{LeaderHint, Partition, PartitionError, ReadOutcome};
+use super::reconcile::is_caught_up;
 use super::refusals::Refusals;
 use super::synced::Flushing;
 use super::watcher::Change;
@@ -212,7 +213,12 @@ impl Partition {
                 after.attention = attention;
                 after
             }
-            _ if leads => self.lead(state, view, min_isr, now),
+            _ if leads => {
+                if is_caught_up(image, self.node.epoch()) {
+                    self.disown_epochs(state, view.leader_epoch);
+                }
+                self.lead(state, view, min_isr, now)
+            }
             _ => follow(state, view, self.node.broker),
         };
         state.in_sync = view.isr.contains(&self.node.broker);
