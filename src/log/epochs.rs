@@ -5,6 +5,7 @@
 //! replica can have a record of it from here.
 
 use crate::ids::*;
+use std::ops::Range;
 
 /// Invariant: epochs and start offsets both rise strictly.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,21 +57,22 @@ impl Epochs {
         next.checked_sub(1).map(|floor| self.entries[floor].0)
     }
 
+    pub fn begins_in(&self, offsets: Range<Offset>) -> bool {
+        self.entries.iter().any(|(_, start)| offsets.contains(start))
+    }
+
     /// The log now ends at `end`: epochs that start there or later have no record.
     pub fn truncate_end(&mut self, end: Offset) {
         let kept = self.entries.partition_point(|(_, start)| *start < end);
         self.entries.truncate(kept);
     }
 
-    /// Forgets epochs newer than `newest`, which nobody had: the records were of the one before, as far as can be said.
-    /// The first of them and where it starts.
+    /// Epochs newer than `newest` were never anybody's: it starts where the first of them was said to. That one.
     pub fn disown_above(&mut self, newest: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         let kept = self.entries.partition_point(|(epoch, _)| *epoch <= newest);
         let disowned = *self.entries.get(kept)?;
         self.entries.truncate(kept);
-        if kept == 0 {
-            self.entries.push((LeaderEpoch(0), disowned.1));
-        }
+        self.assign(newest, disowned.1);
         Some(disowned)
     }
 
@@ -164,9 +166,11 @@ mod tests {
         let mut all = epochs(&[(1, 0), (3, 10), (40, 20)]);
         assert_eq!(all.disown_above(LeaderEpoch(40)), None);
         assert_eq!(all.disown_above(LeaderEpoch(4)), Some((LeaderEpoch(40), Offset(20))));
-        assert_eq!(all, epochs(&[(1, 0), (3, 10)]));
+        assert_eq!(all, epochs(&[(1, 0), (3, 10), (4, 20)]));
+        assert_eq!(all.disown_above(LeaderEpoch(3)), Some((LeaderEpoch(4), Offset(20))));
+        assert_eq!(all, epochs(&[(1, 0), (3, 10)]), "it goes on");
         assert_eq!(all.disown_above(LeaderEpoch(0)), Some((LeaderEpoch(1), Offset(0))));
-        assert_eq!(all, epochs(&[(0, 0)]), "where nothing is older, the first that there may be");
+        assert_eq!(all, epochs(&[(0, 0)]));
     }
 
     #[test]

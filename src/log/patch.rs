@@ -85,7 +85,7 @@ impl PartitionLog {
     }
 
     /// Where the known damage is in the leader epochs alone, writes those that the log remembers; true: there is no known
-    /// damage any more. For a log that no other copy can help, since it may remember a wrong one.
+    /// damage any more. For a log that no other copy can help.
     pub fn restamp_damage(&mut self) -> io::Result<bool> {
         self.check_writable()?;
         let Some(damage) = self.damage.clone().filter(|damage| !damage.is_cut()) else { return Ok(false) };
@@ -103,12 +103,16 @@ impl PartitionLog {
         Ok(true)
     }
 
+    /// Where which epoch goes; nowhere, if what was noted is good.
     fn plan_stamps(&self, damage: &Damage) -> Result<(Arc<Segment>, Vec<Stamp>), ReadError> {
-        let (index, mut position) = self.place_of_damage(damage.from)?;
+        let unfit = || ReadError::Damaged("there is more than an epoch".to_string());
+        let from = damage.from.max(self.log_start);
+        let index = self.segments.partition_point(|s| s.base <= from).checked_sub(1).ok_or_else(unfit)?;
         let segment = self.segments[index].clone();
+        let first = segment.locate(from)?.ok_or_else(unfit)?;
         let file = File::open_sparing(&segment.log.path())?;
         let mut own = Window::sparing(&file, segment.size());
-        let (mut next, mut stamps) = (damage.from, Vec::new());
+        let (mut position, mut next, mut stamps) = (first.position, first.header.base_offset, Vec::new());
         while next < damage.to && position < segment.size() {
             let header = check(&mut own, position, next, LeaderEpoch::NONE)?.map_err(ReadError::Damaged)?;
             if let Some(epoch) = self.epochs.at(next.max(self.log_start)).filter(|epoch| *epoch != header.leader_epoch)
@@ -118,10 +122,7 @@ impl PartitionLog {
             position += header.size() as u64;
             next = header.end_offset();
         }
-        if next < damage.to || stamps.is_empty() {
-            return Err(ReadError::Damaged("there is more than an epoch".to_string()));
-        }
-        Ok((segment, stamps))
+        if next < damage.to { Err(unfit()) } else { Ok((segment, stamps)) }
     }
 
     fn write_patch(&mut self, file: &Arc<File>, bytes: &[u8], position: u64) -> io::Result<()> {

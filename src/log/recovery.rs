@@ -12,7 +12,7 @@ use super::producer_snapshot;
 use super::producers::Producers;
 use super::read::View;
 use super::remover::DELETED_SUFFIX;
-use super::scan::scan;
+use super::scan::{first_epoch, scan};
 use super::scrub::{Damage, first_damage};
 use super::segment::{Segment, file_name, parse_file_name};
 use super::walk::Walk;
@@ -195,8 +195,8 @@ impl Recovery<'_> {
                 dirty.push(Arc::new(File::open(&path)?));
                 snapshots.insert(*base);
             }
-            let is_last = index + 1 == bases.len();
-            let (segment, end, lost) = self.recover_segment(*base, is_last, &mut epochs, &mut producers)?;
+            let next_base = bases.get(index + 1).copied();
+            let (segment, end, lost) = self.recover_segment(*base, next_base, &mut epochs, &mut producers)?;
             damage = lost;
             if segment.size() > 0 {
                 dirty.push(segment.log.get()?);
@@ -273,7 +273,7 @@ impl Recovery<'_> {
     fn recover_segment(
         &self,
         base: Offset,
-        is_last: bool,
+        next_base: Option<Offset>,
         epochs: &mut Epochs,
         producers: &mut Producers,
     ) -> io::Result<(Arc<Segment>, Offset, Option<Damage>)> {
@@ -288,7 +288,11 @@ impl Recovery<'_> {
         let length = file.len()?;
         let mut since_index = 0;
         let newest_epoch = epochs.latest().map_or(LeaderEpoch::NONE, |(epoch, _)| epoch);
-        let end = scan(&file, base, newest_epoch, |header, position| {
+        let successor = match next_base {
+            Some(next) => first_epoch(&*Segment::empty(&self.context.files, self.folder, next).log.get()?, next)?,
+            None => None,
+        };
+        let end = scan(&file, base, newest_epoch, successor, |header, position| {
             segment.note(header, position, &mut since_index, self.config.index_interval_bytes)?;
             self.wrote(segment.spill_if_many())?;
             epochs.assign(header.leader_epoch, header.base_offset);
@@ -302,7 +306,8 @@ impl Recovery<'_> {
             );
         }
         let at = end.next_offset;
-        let lost = end.damage.filter(|_| end.inside || !is_last).map(|reason| Damage { from: at, to: at, reason });
+        let lost =
+            end.damage.filter(|_| end.inside || next_base.is_some()).map(|reason| Damage { from: at, to: at, reason });
         if let Some(lost) = &lost {
             // Before the cut: a crash in between must not forget it.
             self.wrote(lost.store(self.folder))?;

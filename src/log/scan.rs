@@ -32,18 +32,19 @@ pub(super) struct ScanEnd {
 /// Scans a file from its start, which must hold `first`, and shows each good batch with its position.
 ///
 /// The leader epoch lies outside of the CRC, and only its order says that it is wrong: where an epoch falls, either it or
-/// the one before it is.
+/// the one before it is. `newest_epoch`: of the batch before; `successor`: of the first one of the next file, if there is.
 pub(super) fn scan(
     file: &File,
     first: Offset,
     newest_epoch: LeaderEpoch,
+    successor: Option<LeaderEpoch>,
     mut good: impl FnMut(&BatchHeader, u64) -> io::Result<()>,
 ) -> io::Result<ScanEnd> {
     let length = file.len()?;
     let mut window = Window { file, length, bytes: Vec::new(), position: 0, sparing: false };
     let (mut position, mut next) = (0, first);
     // The newest batch waits for what its successor says of it. `epoch`: of the one before it.
-    let (mut held, mut epoch): (Option<Held>, _) = (None, newest_epoch);
+    let (mut held, mut epoch, mut follows): (Option<Held>, _, _) = (None, newest_epoch, None);
     let damage = loop {
         if position == length {
             break None;
@@ -58,38 +59,42 @@ pub(super) fn scan(
                 next = header.end_offset();
             }
             Err(reason) => {
-                if let Some((header, at)) = held
-                    && was_raised(&mut window, &header, epoch, position)?
-                {
-                    held = None;
-                    (position, next) = (at, header.base_offset);
-                    break Some(format!("leader epoch {} before an older one", header.leader_epoch));
-                }
+                // Good but for its epoch: no write that a crash cut short.
+                let out_of_order = check(&mut window, position, next, LeaderEpoch::NONE)?.ok();
+                follows = out_of_order.map(|header| header.leader_epoch);
                 break if window.only_zeros_from(position)? { None } else { Some(reason) };
             }
         }
     };
-    if let Some((header, at)) = held {
-        good(&header, at)?;
-    }
-    let inside = damage.is_some() && good_batch_after(&mut window, position, next)?;
+    let is_whole = follows.is_some();
+    let damage = match (held, follows.or(successor)) {
+        (Some((header, at)), Some(follows)) if may_be_raised(&header, epoch, follows) => {
+            (position, next) = (at, header.base_offset);
+            Some(format!("leader epoch {} before {follows}", header.leader_epoch))
+        }
+        (Some((header, at)), _) => {
+            good(&header, at)?;
+            damage
+        }
+        (None, _) => damage,
+    };
+    let inside = damage.is_some() && (is_whole || good_batch_after(&mut window, position, next)?);
     Ok(ScanEnd { position, next_offset: next, damage, inside })
+}
+
+/// The epoch of a file's first batch, if that is good and of offset `first`.
+pub(super) fn first_epoch(file: &File, first: Offset) -> io::Result<Option<LeaderEpoch>> {
+    let mut window = Window { file, length: file.len()?, bytes: Vec::new(), position: 0, sparing: false };
+    Ok(check(&mut window, 0, first, LeaderEpoch::NONE)?.ok().map(|header| header.leader_epoch))
 }
 
 /// A batch and its position.
 type Held = (BatchHeader, u64);
 
-/// Whether it is the epoch of `header` that is wrong and not that of its successor at `position`: it alone says so, and
-/// the others are in order without it. Where both may be, the lower one counts, so that nothing wrong is kept.
-fn was_raised(window: &mut Window<'_>, header: &BatchHeader, before: LeaderEpoch, position: u64) -> io::Result<bool> {
-    if header.leader_epoch <= before {
-        return Ok(false);
-    }
-    let Ok(successor) = check(window, position, header.end_offset(), before)? else { return Ok(false) };
-    let behind = position + successor.size() as u64;
-    let is_borne_out =
-        behind < window.length && check(window, behind, successor.end_offset(), header.leader_epoch)?.is_ok();
-    Ok(!is_borne_out)
+/// Whether it may be the epoch of the newest batch that is wrong, and not that of its successor, which is `follows`: the
+/// others are in order without it. Either may be then, and the lower one counts, so that nothing wrong is kept.
+fn may_be_raised(newest: &BatchHeader, before: LeaderEpoch, follows: LeaderEpoch) -> bool {
+    before <= follows && follows < newest.leader_epoch
 }
 
 /// Whether a whole batch of offsets above `next` lies behind `position`, wherever it begins.
@@ -217,7 +222,7 @@ mod tests {
         let file = File::open_or_create(&folder.path().join("f")).unwrap();
         file.write_at(bytes, 0).unwrap();
         let mut seen = Vec::new();
-        let end = scan(&file, Offset(10), LeaderEpoch(1), |header, _| {
+        let end = scan(&file, Offset(10), LeaderEpoch(1), None, |header, _| {
             seen.push(header.base_offset.0);
             Ok(())
         });
@@ -258,10 +263,27 @@ mod tests {
         assert_eq!(scan_epochs(&[1, 1, 9, 1]), (12, true), "raised, the last but one");
         assert_eq!(scan_epochs(&[1, 1, 9]), (13, false), "raised, the last: only who leads can tell");
         assert_eq!(scan_epochs(&[1, 9, 3, 3]), (11, true), "raised, the last of its epoch");
+        assert_eq!(
+            scan_epochs(&[1, 5, 4, 5, 5]),
+            (11, true),
+            "raised, the first of its epoch, which the next one follows"
+        );
         assert_eq!(scan_epochs(&[2, 5, 5, 3, 5]), (13, true), "lowered, in a run of its epoch");
-        assert_eq!(scan_epochs(&[2, 5, 3, 5, 5]), (12, true), "lowered, the second of its epoch");
-        assert_eq!(scan_epochs(&[2, 5, 5, 1]), (13, false), "lowered, the last: as a write that was cut short");
-        assert_eq!(scan_epochs(&[2, 5, 3]), (11, true), "either may be");
+        assert_eq!(scan_epochs(&[2, 5, 3, 5, 5]), (11, true), "lowered, the second of its epoch: either may be");
+        assert_eq!(scan_epochs(&[2, 5, 5, 1]), (13, true), "lowered, the last: whole, so no write that was cut short");
+    }
+
+    #[test]
+    fn the_next_segment_tells_of_the_last_batchs_epoch() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::open_or_create(&folder.path().join("f")).unwrap();
+        file.write_at(&[Batch::at(10).epoch(1).bytes(), Batch::at(11).epoch(9).bytes()].concat(), 0).unwrap();
+        for (successor, expected) in [(None, 12), (Some(9), 12), (Some(10), 12), (Some(1), 11), (Some(8), 11)] {
+            let end = scan(&file, Offset(10), LeaderEpoch(1), successor.map(LeaderEpoch), |_, _| Ok(())).unwrap();
+            assert_eq!((end.next_offset, end.damage.is_some()), (Offset(expected), expected == 11), "{successor:?}");
+        }
+        assert_eq!(first_epoch(&file, Offset(10)).unwrap(), Some(LeaderEpoch(1)));
+        assert_eq!(first_epoch(&file, Offset(11)).unwrap(), None, "that is not its place");
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub(super) struct Reliance {
     pub is_trusted: bool,
     /// Some other replica leads.
     pub has_other_leader: bool,
+    /// Nobody else is in the ISR or the ELR.
+    pub is_only: bool,
 }
 
 impl Reliance {
@@ -75,6 +77,7 @@ impl Reliance {
         Reliance {
             is_trusted: view.isr.contains(&me) || view.elr.contains(&me),
             has_other_leader: view.leader.is_some_and(|leader| leader != me),
+            is_only: view.isr.iter().chain(&view.elr).all(|replica| *replica == me),
         }
     }
 }
@@ -100,6 +103,8 @@ pub(super) struct Integrity {
     noted_in: LeaderEpoch,
     /// The controller knows of nobody else who holds all that was acked.
     alone: bool,
+    /// All from the damage on said a leader epoch that nobody had, so where another log parts from this one is not known.
+    disowned: bool,
     /// The node's readiness waits for the answer to the first report, or for the end of this partition here.
     pub holds_ready: Option<ReadyHold>,
     looked_at: Option<Instant>,
@@ -160,6 +165,16 @@ impl State {
     pub(super) fn damage_step(&self) -> Option<Step> {
         self.log.as_ref()?.damage()?;
         Some(step(self.integrity.reliance, self.leader_epoch, self.integrity.noted_in))
+    }
+
+    /// Whether to compare with a log that goes on to `offset` would mislead it.
+    pub(super) fn comparable(&self, offset: Offset) -> Result<(), PartitionError> {
+        match self.log.as_ref().and_then(PartitionLog::damage) {
+            Some(damage) if self.integrity.disowned && offset > damage.from => {
+                Err(PartitionError::Damaged { from: damage.from, to: damage.to, alone: self.integrity.alone })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Where a read at `offset` must end, or that it cannot begin.
@@ -284,6 +299,7 @@ impl Partition {
         log.note_damage(damage);
         state.integrity.noted_in = state.leader_epoch;
         state.integrity.alone = false;
+        state.integrity.disowned = false;
         drop(guard);
         self.mind_damage(false);
     }
@@ -304,6 +320,9 @@ impl Partition {
                 partition = ?self, from = %damage.from, reason = damage.reason,
                 "records on this disk were damaged or lost: this replica fetches them again from another one"
             );
+            // The one before may have disowned epochs, which are its log's by now.
+            let disowned = log.epoch_begins_in(damage.from..damage.to);
+            guard.integrity.disowned |= disowned;
             // A new process: what the one before fetched counts no more.
             guard.integrity.noted_in = LeaderEpoch::NONE;
         }
@@ -314,13 +333,21 @@ impl Partition {
     /// anybody's; those records are not served before another replica was asked for.
     pub(super) fn disown_epochs(&self, state: &mut State, newest: LeaderEpoch) {
         let Some(log) = state.log.as_mut() else { return };
-        let Some(damage) = log.disown_epochs_above(newest) else { return };
+        let damage = match log.disown_epochs_above(newest) {
+            Ok(Some(damage)) => damage,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(partition = ?self, %error, "damaged leader epochs cannot be noted; check the disk");
+                return;
+            }
+        };
         tracing::error!(
             partition = ?self, from = %damage.from, to = %damage.to, reason = damage.reason,
             "records on this disk are damaged: another replica is to lead, and these are fetched again; check the disk"
         );
         state.integrity.noted_in = newest;
         state.integrity.alone = false;
+        state.integrity.disowned = true;
         if let Some(me) = self.me.upgrade() {
             self.node.tell(Word::Damaged(me));
         }
@@ -383,8 +410,8 @@ impl Partition {
                 if is_cut {
                     // Nothing bad is left in this log, and what comes next goes where the lost records were.
                     log.forget_damage();
-                } else if !first {
-                    // Nobody came back meanwhile who would know better.
+                } else if state.integrity.reliance.is_only {
+                    // Nobody may come back who knows better.
                     match log.restamp_damage() {
                         Ok(done) => restamped = done,
                         Err(error) => {

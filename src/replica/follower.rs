@@ -2,6 +2,7 @@
 
 use super::damage::{Filled, Mending};
 use super::partition::Partition;
+use super::reconcile::is_caught_up;
 use super::role::{Afterwards, Role, State};
 use super::truncation::{self, Cut};
 use crate::config::topic::Durability;
@@ -249,20 +250,20 @@ impl Partition {
         }
         let (high_watermark, unclean_epoch) = (guard.high_watermark, guard.unclean_epoch);
         let log = following(&mut guard, epoch)?;
+        if let Some((newest, from)) = log.latest_epoch().filter(|(newest, _)| *newest > epoch)
+            && is_caught_up(&self.node.image.load(), self.node.epoch())
+        {
+            drop(guard);
+            // The leader epoch of a batch is outside of its CRC: only who leads can tell that it is wrong. Cut, not
+            // filled: what this log remembers of its epochs is wrong, too.
+            let reason = format!("leader epoch {newest}, though {epoch} is the newest that anybody had");
+            self.note_damage(Damage { from, to: from, reason: reason.clone() });
+            return Err(FollowError::Damaged(CutError::Damaged { near: from, reason }));
+        }
         let unclean = is_unclean_since(unclean_epoch, log);
         let to = match truncation::cut(&*log, high_watermark, unclean, answer) {
             Cut::To(to) => to,
-            Cut::BelowHighWatermark { to } => {
-                let Some((newest, from)) = log.latest_epoch().filter(|(newest, _)| *newest > epoch) else {
-                    return Err(FollowError::BelowHighWatermark { to, high_watermark });
-                };
-                drop(guard);
-                // The leader epoch of a batch is outside of its CRC: only who leads can tell that it is wrong. Cut, not
-                // filled: what this log remembers of its epochs is wrong, too.
-                let reason = format!("leader epoch {newest}, though {epoch} is the newest that anybody had");
-                self.note_damage(Damage { from, to: from, reason: reason.clone() });
-                return Err(FollowError::Damaged(CutError::Damaged { near: from, reason }));
-            }
+            Cut::BelowHighWatermark { to } => return Err(FollowError::BelowHighWatermark { to, high_watermark }),
         };
         let lost = log.log_end() - to;
         let cut = if to < log.log_start() { log.restart_at(to).map_err(CutError::Disk) } else { log.truncate_to(to) };

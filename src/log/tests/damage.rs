@@ -219,7 +219,7 @@ fn a_note_goes_once_what_was_filled_is_on_the_disk() {
     assert_eq!((log.damage(), log.log_end(), disk::exists(&note)), (None, Offset(24), false));
 }
 
-/// A copy whose last batch says a later epoch after a crash, and is to lead in epoch 2.
+/// A copy whose last batch says a later epoch after a crash, and is to lead in epoch 3.
 #[test]
 fn a_damaged_epoch_at_the_end_is_disowned_and_written_anew() {
     for restart in [false, true] {
@@ -230,19 +230,19 @@ fn a_damaged_epoch_at_the_end_is_disowned_and_written_anew() {
         let (path, before) = (log.active().log.path(), disk::read_file(&log.active().log.path()).unwrap());
         flip(&path, place.position + 13);
         drop((log, folder));
-        let folder = LogFolder::open(data.path(), false).unwrap();
+        let mut folder = LogFolder::open(data.path(), false).unwrap();
         let mut log = open(&folder, small());
         assert_eq!((log.log_end(), log.damage()), (Offset(24), None), "in order, as far as recovery can tell");
         assert!(log.latest_epoch().unwrap().0 > LeaderEpoch(2));
-        assert_eq!(log.disown_epochs_above(LeaderEpoch(i32::MAX)), None);
-        let mut noted = log.disown_epochs_above(LeaderEpoch(2)).cloned().unwrap();
+        assert_eq!(log.disown_epochs_above(LeaderEpoch(i32::MAX)).unwrap(), None);
+        let mut noted = log.disown_epochs_above(LeaderEpoch(3)).unwrap().cloned().unwrap();
         assert_eq!((noted.from, noted.to), (Offset(22), Offset(24)));
         if restart {
             drop((log, folder));
-            let folder = LogFolder::open(data.path(), false).unwrap();
+            folder = LogFolder::open(data.path(), false).unwrap();
             log = open(&folder, small());
             assert_eq!(log.damage(), None, "what recovery believes again is noted again");
-            noted = log.disown_epochs_above(LeaderEpoch(2)).cloned().unwrap();
+            noted = log.disown_epochs_above(LeaderEpoch(3)).unwrap().cloned().unwrap();
         }
         log.begin_epoch(LeaderEpoch(3)).unwrap();
         if restart {
@@ -257,9 +257,19 @@ fn a_damaged_epoch_at_the_end_is_disowned_and_written_anew() {
         log.end_flush(&task, &synced);
         assert!(!log.has_unsynced_patches() && !data.path().join("damage").exists());
         assert_eq!(pass(&log, 1 << 20), None);
-        let now = disk::read_file(&path).unwrap().unwrap();
-        let end = (place.position + place.header.size() as u64) as usize;
-        assert!(now[..end] == before.unwrap()[..end], "as it was before");
+        let mut now = disk::read_file(&path).unwrap().unwrap();
+        let (at, end) = (place.position as usize, (place.position + place.header.size() as u64) as usize);
+        assert_eq!(now[at + 12..at + 16], [0, 0, 0, 3], "of nobody else's epoch");
+        now[at + 15] = 2;
+        assert!(now[..end] == before.unwrap()[..end], "as it was before, but for that");
+        assert!(log.restamp_damage().unwrap() || log.damage().is_none());
+        log.note_damage(noted);
+        assert!(log.restamp_damage().unwrap() && log.damage().is_none(), "what was noted meanwhile is good");
+        log.close().unwrap();
+        drop((log, folder));
+        let log = open(&LogFolder::open(data.path(), true).unwrap(), small());
+        assert_eq!((log.epoch_at(Offset(21)), log.epoch_at(Offset(22))), (Some(LeaderEpoch(2)), Some(LeaderEpoch(3))));
+        assert_eq!(pass(&log, 1 << 20), None);
     }
 }
 

@@ -102,7 +102,7 @@ async fn what_is_deleted_at_the_leader_need_not_be_filled_and_costs_nothing_behi
 #[test]
 fn only_a_copy_that_nobody_relies_on_is_cut() {
     let (five, six) = (LeaderEpoch(5), LeaderEpoch(6));
-    let of = |is_trusted, has_other_leader| Reliance { is_trusted, has_other_leader };
+    let of = |is_trusted, has_other_leader| Reliance { is_trusted, has_other_leader, is_only: false };
     let cases = [
         ("the leader hands over", of(true, false), five, five, Step::Report),
         ("a follower in sync leaves first", of(true, true), five, five, Step::Report),
