@@ -111,6 +111,16 @@ async fn forget_wiped_learners(node: &Node, members: &[QuorumMember], joiner: Ra
     }
 }
 
+/// Learners whose node runs with another member folder: these are gone, and nobody forgot them when that joined.
+fn outlived(members: &[QuorumMember], in_use: impl Fn(BrokerId) -> Option<DirectoryId>) -> Vec<RaftNodeId> {
+    let is_member = |node, directory| members.iter().any(|m| m.node == RaftNodeId { node, directory });
+    let learners = members.iter().filter(|m| !m.voter).map(|m| m.node);
+    let is_outlived = |id: &RaftNodeId| {
+        in_use(id.node).is_some_and(|directory| directory != id.directory && is_member(id.node, directory))
+    };
+    learners.filter(is_outlived).collect()
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Admission {
     Member,
@@ -201,6 +211,14 @@ pub async fn run(node: Node, mut stop: watch::Receiver<bool>) {
         if handover::hand_over(&node).await {
             continue;
         }
+        let image = node.quorum.image();
+        let in_use = |node| image.brokers.get(&node).map(|broker| broker.registration.directory);
+        for old in outlived(&node.quorum.status().members, in_use) {
+            match node.quorum.remove_learner(old).await {
+                Ok(()) => tracing::info!(%old, "forgotten: its node has another data folder now"),
+                Err(error) => tracing::warn!(%old, %error, "could not forget a lost folder; will try again"),
+            }
+        }
         let mut still = BTreeMap::new();
         for (old, new) in replacements(&node.quorum.status()) {
             let at_new = peers::describe(&new.address, node.cluster.text()).await.ok();
@@ -270,6 +288,22 @@ mod tests {
         assert_eq!(lost_folders(&members, &image, id(2, 22)), (Some(id(2, 2).directory), None));
         assert_eq!(lost_folders(&members, &image, id(2, 2)), (None, None), "its own folder votes");
         assert_eq!(lost_folders(&members, &image, id(4, 4)), (None, None));
+    }
+
+    #[test]
+    fn a_learner_whose_node_has_another_folder_is_forgotten() {
+        let members = [
+            member(id(1, 1), true, 5),
+            member(id(2, 2), false, 5),
+            member(id(2, 22), false, 5),
+            member(id(3, 3), true, 5),
+            member(id(3, 33), false, 5),
+        ];
+        assert!(outlived(&members, |_| None).is_empty(), "nobody is registered");
+        let folders = BTreeMap::from([(1, 9), (2, 22), (3, 33)]);
+        let in_use = |node: BrokerId| folders.get(&node.0).map(|directory| id(node.0, *directory).directory);
+        assert_eq!(outlived(&members, in_use), [id(2, 2)], "a voter is replaced instead");
+        assert!(outlived(&members[..2], in_use).is_empty(), "the new one is no member yet");
     }
 
     #[test]

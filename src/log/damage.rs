@@ -4,11 +4,10 @@
 //! so the log itself never cuts it off: the replica room does, once nobody relies on this copy any more, if it cannot be
 //! filled in place (see `patch`).
 
-use super::checkpoint::Content;
 use super::partition_log::{PartitionLog, ReadError};
 use super::scrub::Damage;
 use super::truncation::Cut;
-use crate::ids::*;
+use crate::ids::Offset;
 use crate::platform::disk;
 use std::io;
 use std::path::Path;
@@ -75,34 +74,6 @@ impl PartitionLog {
             tracing::warn!(folder = %self.folder.display(), %error, "the damage could not be noted on disk");
         }
         self.damage = Some(damage);
-    }
-
-    /// A log that is to be led in `newest` has no record of a later epoch: such a number, which lies outside of the CRC, is
-    /// damaged. Its records are noted as that, with all behind them, and count as of `newest`: of nobody else's, so that
-    /// no other log is taken to agree with them.
-    pub fn disown_epochs_above(&mut self, newest: LeaderEpoch) -> io::Result<Option<&Damage>> {
-        if self.epochs.latest().is_none_or(|(epoch, _)| epoch <= newest) {
-            return Ok(None);
-        }
-        self.check_writable()?;
-        let Some((epoch, from)) = self.epochs.disown_above(newest) else { return Ok(None) };
-        self.publish_view();
-        // A recovery that believed the file would cut what is appended in this epoch.
-        self.generation += 1;
-        let recovery_point = self.checkpoint.recovery_point();
-        let content = Content { recovery_point, log_start: self.log_start, has_producers: false };
-        let written = self.checkpoint.replace(self.generation, content, &self.epochs);
-        written.map_err(|error| self.failed(error))?;
-        let to = self.log_end;
-        if from < to {
-            let from = self.damage.take().map_or(from, |known| known.from.min(from));
-            self.note_damage(Damage {
-                from,
-                to,
-                reason: format!("leader epoch {epoch}, though {newest} is the newest"),
-            });
-        }
-        Ok(self.damage.as_ref())
     }
 
     /// It is gone, or nothing can be done about it.

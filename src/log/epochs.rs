@@ -5,7 +5,6 @@
 //! replica can have a record of it from here.
 
 use crate::ids::*;
-use std::ops::Range;
 
 /// Invariant: epochs and start offsets both rise strictly.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,10 +54,6 @@ impl Epochs {
     pub fn at(&self, offset: Offset) -> Option<LeaderEpoch> {
         let next = self.entries.partition_point(|(_, start)| *start <= offset);
         next.checked_sub(1).map(|floor| self.entries[floor].0)
-    }
-
-    pub fn begins_in(&self, offsets: Range<Offset>) -> bool {
-        self.entries.iter().any(|(_, start)| offsets.contains(start))
     }
 
     /// The log now ends at `end`: epochs that start there or later have no record.

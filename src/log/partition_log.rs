@@ -21,7 +21,6 @@ use crate::platform::disk::room::Room;
 use crate::platform::disk::{self, File};
 use std::collections::BTreeSet;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -256,10 +255,6 @@ impl PartitionLog {
     /// an epoch newer than the latest; for one older than all known, the epoch asked and the first known one's start.
     pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         self.epochs.end_of(epoch, self.log_end)
-    }
-
-    pub fn epoch_begins_in(&self, offsets: Range<Offset>) -> bool {
-        self.epochs.begins_in(offsets)
     }
 
     /// The epoch of the record at `offset`.

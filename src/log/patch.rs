@@ -4,10 +4,12 @@
 //! what stood there: below the high watermark always, above it as long as the epochs agree. A copy that cut itself off at
 //! its damage instead would give up good records, perhaps the last good ones: another copy may be damaged just there.
 
+use super::checkpoint::Content;
 use super::partition_log::{PartitionLog, ReadError};
 use super::scan::{Window, check};
 use super::scrub::Damage;
 use super::segment::Segment;
+use super::walk::Walk;
 use crate::ids::*;
 use crate::platform::disk::{self, File};
 use crate::records::ValidBatches;
@@ -123,6 +125,44 @@ impl PartitionLog {
             next = header.end_offset();
         }
         if next < damage.to { Err(unfit()) } else { Ok((segment, stamps)) }
+    }
+
+    /// Records that say a leader epoch above `newest`, which nobody had, say `newest` from now on, durably: of nobody
+    /// else's epoch, so that no other log is taken to agree with them. Where the first of them is. For a log that is to
+    /// be led in `newest` and has appended nothing in it, and that no other copy can help.
+    pub fn restamp_epochs_above(&mut self, newest: LeaderEpoch) -> Result<Option<Offset>, ReadError> {
+        let Some((epoch, from)) = self.epochs.latest().filter(|(epoch, _)| *epoch > newest) else { return Ok(None) };
+        self.check_writable()?;
+        let mut epochs = self.epochs.clone();
+        let from = epochs.disown_above(newest).map_or(from, |(_, from)| from);
+        tracing::warn!(folder = %self.folder.display(), %from, %epoch, %newest, "damaged leader epochs are written anew");
+        let first = self.segments.partition_point(|s| s.base <= from).saturating_sub(1);
+        let mut plans = Vec::new();
+        for segment in self.segments[first..].iter().filter(|s| s.size() > 0) {
+            let Some(start) = segment.locate(from.max(segment.base))? else { continue };
+            let file = segment.log.get()?;
+            let (mut walk, mut stamps) = (Walk::far(&file, start.position, segment.size()), Vec::new());
+            while let Some(step) = walk.step()? {
+                if step.header.leader_epoch > newest {
+                    stamps.push(step.position + EPOCH_AT);
+                }
+            }
+            plans.push((file, stamps));
+        }
+        // Synced here: what is appended in this epoch must not be on the disk behind a later one.
+        for (file, stamps) in plans {
+            let stamped = stamps.iter().try_for_each(|position| file.write_at(&newest.0.to_be_bytes(), *position));
+            stamped.and_then(|()| file.sync_data()).map_err(|error| self.failed(error))?;
+        }
+        self.epochs = epochs;
+        self.publish_view();
+        self.published.disturb_readers();
+        self.generation += 1;
+        let recovery_point = self.checkpoint.recovery_point();
+        let content = Content { recovery_point, log_start: self.log_start, has_producers: false };
+        let written = self.checkpoint.replace(self.generation, content, &self.epochs);
+        written.map_err(|error| self.failed(error))?;
+        Ok(Some(from))
     }
 
     fn write_patch(&mut self, file: &Arc<File>, bytes: &[u8], position: u64) -> io::Result<()> {

@@ -135,10 +135,7 @@ pub fn plan(status: &QuorumStatus, change: &VoterChange) -> Result<Step, VoterEr
         }
         VoterChange::ReplaceLost { node, force } => {
             let old = voter(status, node, None)?;
-            let mut folders: Vec<_> = status.members.iter().filter(|m| !m.voter && m.node.node == node).collect();
-            // The folder in use is the one that answers.
-            folders.sort_by_key(|m| (m.heard.is_none(), m.heard));
-            let new = *folders.first().ok_or(VoterError::NoNewFolder(node))?;
+            let new = learner_in_use(status, node).ok_or(VoterError::NoNewFolder(node))?;
             if is_reachable(old) && !force {
                 return Err(VoterError::NotLost(old.node));
             }
@@ -194,6 +191,12 @@ fn voter(status: &QuorumStatus, node: BrokerId, asked: Option<DirectoryId>) -> R
     }
 }
 
+/// Of a node's folders that do not vote the one that answers.
+fn learner_in_use(status: &QuorumStatus, node: BrokerId) -> Option<&QuorumMember> {
+    let folders = status.members.iter().filter(|m| !m.voter && m.node.node == node);
+    folders.min_by_key(|m| (m.heard.is_none(), m.heard))
+}
+
 fn learner_to_add(
     status: &QuorumStatus,
     node: BrokerId,
@@ -207,8 +210,8 @@ fn learner_to_add(
             _ => VoterError::AlreadyVotes(voting.node),
         });
     }
+    let any = learner_in_use(status, node).ok_or(VoterError::NotAMember(node))?;
     let mut folders = status.members.iter().filter(|m| m.node.node == node);
-    let any = folders.clone().next().ok_or(VoterError::NotAMember(node))?;
     match asked {
         None => Ok(any),
         Some(asked) => folders.find(|m| m.node.directory == asked).ok_or(VoterError::OtherDirectory {
@@ -369,6 +372,16 @@ mod tests {
         status.members[3].heard = Some(Duration::from_millis(2_000));
         let step = plan(&status, &add(4)).unwrap();
         assert_eq!((ids(&step), step.leaves), (vec![id(1, 1), id(2, 1), id(3, 1), id(4, 1)], None));
+    }
+
+    #[test]
+    fn of_two_folders_the_one_that_answers_votes() {
+        let mut status = three();
+        status.members.push(member(id(4, 1), false, 1_000, None));
+        status.members.push(member(id(4, 2), false, 1_000, Some(10)));
+        assert!(ids(&plan(&status, &add(4)).unwrap()).contains(&id(4, 2)), "the other one is lost");
+        status.members[3].heard = Some(Duration::from_secs(60));
+        assert!(ids(&plan(&status, &add(4)).unwrap()).contains(&id(4, 2)));
     }
 
     #[test]

@@ -103,8 +103,6 @@ pub(super) struct Integrity {
     noted_in: LeaderEpoch,
     /// The controller knows of nobody else who holds all that was acked.
     alone: bool,
-    /// All from the damage on said a leader epoch that nobody had, so where another log parts from this one is not known.
-    disowned: bool,
     /// The node's readiness waits for the answer to the first report, or for the end of this partition here.
     pub holds_ready: Option<ReadyHold>,
     looked_at: Option<Instant>,
@@ -165,16 +163,6 @@ impl State {
     pub(super) fn damage_step(&self) -> Option<Step> {
         self.log.as_ref()?.damage()?;
         Some(step(self.integrity.reliance, self.leader_epoch, self.integrity.noted_in))
-    }
-
-    /// Whether to compare with a log that goes on to `offset` would mislead it.
-    pub(super) fn comparable(&self, offset: Offset) -> Result<(), PartitionError> {
-        match self.log.as_ref().and_then(PartitionLog::damage) {
-            Some(damage) if self.integrity.disowned && offset > damage.from => {
-                Err(PartitionError::Damaged { from: damage.from, to: damage.to, alone: self.integrity.alone })
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Where a read at `offset` must end, or that it cannot begin.
@@ -299,7 +287,6 @@ impl Partition {
         log.note_damage(damage);
         state.integrity.noted_in = state.leader_epoch;
         state.integrity.alone = false;
-        state.integrity.disowned = false;
         drop(guard);
         self.mind_damage(false);
     }
@@ -320,37 +307,44 @@ impl Partition {
                 partition = ?self, from = %damage.from, reason = damage.reason,
                 "records on this disk were damaged or lost: this replica fetches them again from another one"
             );
-            // The one before may have disowned epochs, which are its log's by now.
-            let disowned = log.epoch_begins_in(damage.from..damage.to);
-            guard.integrity.disowned |= disowned;
             // A new process: what the one before fetched counts no more.
             guard.integrity.noted_in = LeaderEpoch::NONE;
         }
         self.mind_damage(true);
     }
 
-    /// About to lead in `newest`, by an image that knows of all this node did before. A later epoch in the log was never
-    /// anybody's; those records are not served before another replica was asked for.
-    pub(super) fn disown_epochs(&self, state: &mut State, newest: LeaderEpoch) {
-        let Some(log) = state.log.as_mut() else { return };
-        let damage = match log.disown_epochs_above(newest) {
-            Ok(Some(damage)) => damage,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::error!(partition = ?self, %error, "damaged leader epochs cannot be noted; check the disk");
-                return;
-            }
-        };
-        tracing::error!(
-            partition = ?self, from = %damage.from, to = %damage.to, reason = damage.reason,
-            "records on this disk are damaged: another replica is to lead, and these are fetched again; check the disk"
-        );
+    /// Whether this replica may lead in `view`'s epoch, by an image that knows of all this node did before. A later epoch in
+    /// its log was never anybody's. While others are in the ISR or the ELR one of them is to lead, from which those records
+    /// are fetched again; where there is none they stay, under the epoch that leads now.
+    pub(super) fn may_lead(&self, state: &mut State, view: &PartitionImage) -> bool {
+        let newest = view.leader_epoch;
+        let Some(log) = state.log.as_mut() else { return true };
+        let Some((epoch, from)) = log.latest_epoch().filter(|(epoch, _)| *epoch > newest) else { return true };
+        let reason = format!("leader epoch {epoch}, though {newest} is the newest that anybody had");
+        if view.isr.iter().chain(&view.elr).all(|replica| *replica == self.node.broker) {
+            tracing::error!(
+                partition = ?self, %from, reason,
+                "records on this disk are damaged, and nobody else has them: they are served under the epoch that leads now; \
+                 check the disk"
+            );
+            let restamped = log.restamp_epochs_above(newest);
+            return restamped
+                .inspect_err(|error| tracing::error!(partition = ?self, %error, "they could not be"))
+                .is_ok();
+        }
+        if log.damage().is_none_or(|damage| damage.from > from) {
+            tracing::error!(
+                partition = ?self, %from, reason,
+                "records on this disk are damaged: another replica is to lead, and these are fetched again; check the disk"
+            );
+            log.note_damage(Damage { from, to: from, reason });
+        }
         state.integrity.noted_in = newest;
         state.integrity.alone = false;
-        state.integrity.disowned = true;
         if let Some(me) = self.me.upgrade() {
             self.node.tell(Word::Damaged(me));
         }
+        false
     }
 
     fn mind_damage(&self, holds_ready: bool) {
@@ -397,7 +391,8 @@ impl Partition {
             Err(IntentError::Metadata(MetadataError::NoOtherReplica(_))) => {
                 let first = !std::mem::replace(&mut state.integrity.alone, true);
                 let Some(log) = state.log.as_mut() else { return true };
-                let is_cut = log.damage().is_some_and(Damage::is_cut);
+                let end = log.log_end();
+                let is_cut = log.damage().is_some_and(|damage| damage.is_cut() && damage.from >= end);
                 let from = log.damage().map(|damage| damage.from);
                 if first {
                     tracing::error!(

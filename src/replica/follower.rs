@@ -250,13 +250,15 @@ impl Partition {
         }
         let (high_watermark, unclean_epoch) = (guard.high_watermark, guard.unclean_epoch);
         let log = following(&mut guard, epoch)?;
-        if let Some((newest, from)) = log.latest_epoch().filter(|(newest, _)| *newest > epoch)
-            && is_caught_up(&self.node.image.load(), self.node.epoch())
-        {
+        if let Some((newest, from)) = log.latest_epoch().filter(|(newest, _)| *newest > epoch) {
             drop(guard);
+            let reason = format!("leader epoch {newest}, though {epoch} is the newest that anybody had");
+            if !is_caught_up(&self.node.image.load(), self.node.epoch()) {
+                // A leader of old, perhaps.
+                return Err(FollowError::Damaged(CutError::Damaged { near: from, reason }));
+            }
             // The leader epoch of a batch is outside of its CRC: only who leads can tell that it is wrong. Cut, not
             // filled: what this log remembers of its epochs is wrong, too.
-            let reason = format!("leader epoch {newest}, though {epoch} is the newest that anybody had");
             self.note_damage(Damage { from, to: from, reason: reason.clone() });
             return Err(FollowError::Damaged(CutError::Damaged { near: from, reason }));
         }

@@ -328,7 +328,6 @@ impl Partition {
         if !leader.is_replica(follower.broker) || registered.is_none_or(|epoch| follower.broker_epoch < epoch) {
             return Err(PartitionError::UnknownReplica);
         }
-        guard.comparable(request.offset)?;
         if let Some(diverging) = truncation::diverging(log, request.offset, follower.last_fetched_epoch)
             && !bugs::is(Bug::NoTruncation)
         {
@@ -422,7 +421,6 @@ impl Partition {
     ) -> Result<Option<(LeaderEpoch, Offset)>, PartitionError> {
         let guard = self.state.lock();
         let (log, _) = leading(&guard, current_leader_epoch)?;
-        guard.comparable(Offset(i64::MAX))?;
         Ok(log.end_of_epoch(epoch))
     }
 

@@ -214,10 +214,8 @@ impl Partition {
                 after
             }
             _ if leads => {
-                if is_caught_up(image, self.node.epoch()) {
-                    self.disown_epochs(state, view.leader_epoch);
-                }
-                self.lead(state, view, min_isr, now)
+                let may_lead = !is_caught_up(image, self.node.epoch()) || self.may_lead(state, view);
+                if may_lead { self.lead(state, view, min_isr, now) } else { follow(state, view, self.node.broker) }
             }
             _ => follow(state, view, self.node.broker),
         };

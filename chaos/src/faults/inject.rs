@@ -345,6 +345,10 @@ impl World {
             if let Some(lost) = answer.quorum.iter().filter(|m| m.voter).find(|m| !lives(m)) {
                 return Some(format!("node {node} sees a vote of node {}'s folder that is gone", lost.node));
             }
+            let voters = answer.quorum.iter().filter(|m| m.voter).count();
+            if voters < usize::from(self.nodes.layout.nodes) {
+                return Some(format!("node {node} sees {voters} nodes that vote, and one more is to"));
+            }
             if partitions.without_leader + partitions.under_replicated > 0 {
                 return Some(format!(
                     "node {node} sees {} of {} partitions without a leader, {} not fully in sync",

@@ -219,58 +219,62 @@ fn a_note_goes_once_what_was_filled_is_on_the_disk() {
     assert_eq!((log.damage(), log.log_end(), disk::exists(&note)), (None, Offset(24), false));
 }
 
-/// A copy whose last batch says a later epoch after a crash, and is to lead in epoch 3.
+/// Copies whose last batches, in one segment or two, say a later epoch after a crash, and are to lead in epoch 3.
 #[test]
-fn a_damaged_epoch_at_the_end_is_disowned_and_written_anew() {
-    for restart in [false, true] {
+fn damaged_epochs_at_the_end_are_written_anew() {
+    for first in [22, 14] {
         let data = tempfile::tempdir().unwrap();
-        let folder = LogFolder::open(data.path(), false).unwrap();
-        let log = write(&folder);
-        let place = log.segments.last().unwrap().locate(Offset(23)).unwrap().unwrap();
-        let (path, before) = (log.active().log.path(), disk::read_file(&log.active().log.path()).unwrap());
-        flip(&path, place.position + 13);
-        drop((log, folder));
         let mut folder = LogFolder::open(data.path(), false).unwrap();
-        let mut log = open(&folder, small());
-        assert_eq!((log.log_end(), log.damage()), (Offset(24), None), "in order, as far as recovery can tell");
-        assert!(log.latest_epoch().unwrap().0 > LeaderEpoch(2));
-        assert_eq!(log.disown_epochs_above(LeaderEpoch(i32::MAX)).unwrap(), None);
-        let mut noted = log.disown_epochs_above(LeaderEpoch(3)).unwrap().cloned().unwrap();
-        assert_eq!((noted.from, noted.to), (Offset(22), Offset(24)));
-        if restart {
-            drop((log, folder));
-            folder = LogFolder::open(data.path(), false).unwrap();
-            log = open(&folder, small());
-            assert_eq!(log.damage(), None, "what recovery believes again is noted again");
-            noted = log.disown_epochs_above(LeaderEpoch(3)).unwrap().cloned().unwrap();
+        let mut log = write(&folder);
+        assert_eq!(log.restamp_epochs_above(LeaderEpoch(2)).unwrap(), None);
+        for offset in (first..24).step_by(2) {
+            let at = log.segments.partition_point(|s| s.base <= Offset(offset)) - 1;
+            let place = log.segments[at].locate(Offset(offset)).unwrap().unwrap();
+            flip(&log.segments[at].log.path(), place.position + 13);
         }
-        log.begin_epoch(LeaderEpoch(3)).unwrap();
-        if restart {
-            log.append_as_leader(&valid(Batch::at(0).records(2).bytes()), LeaderEpoch(3), 0).unwrap();
-        }
-        assert_eq!(pass(&log, 1 << 20).map(|found| (found.from, found.to)), Some((noted.from, noted.to)));
-
-        assert!(log.restamp_damage().unwrap());
-        assert!(log.has_unsynced_patches() && log.damage().is_none());
-        let task = log.begin_flush().unwrap();
-        let synced = task.sync();
-        log.end_flush(&task, &synced);
-        assert!(!log.has_unsynced_patches() && !data.path().join("damage").exists());
-        assert_eq!(pass(&log, 1 << 20), None);
-        let mut now = disk::read_file(&path).unwrap().unwrap();
-        let (at, end) = (place.position as usize, (place.position + place.header.size() as u64) as usize);
-        assert_eq!(now[at + 12..at + 16], [0, 0, 0, 3], "of nobody else's epoch");
-        now[at + 15] = 2;
-        assert!(now[..end] == before.unwrap()[..end], "as it was before, but for that");
-        assert!(log.restamp_damage().unwrap() || log.damage().is_none());
-        log.note_damage(noted);
-        assert!(log.restamp_damage().unwrap() && log.damage().is_none(), "what was noted meanwhile is good");
-        log.close().unwrap();
         drop((log, folder));
-        let log = open(&LogFolder::open(data.path(), true).unwrap(), small());
-        assert_eq!((log.epoch_at(Offset(21)), log.epoch_at(Offset(22))), (Some(LeaderEpoch(2)), Some(LeaderEpoch(3))));
+        folder = LogFolder::open(data.path(), false).unwrap();
+        log = open(&folder, small());
+        assert_eq!((log.log_end(), log.damage()), (Offset(24), None), "in order, as far as recovery can tell");
+        assert!(log.latest_epoch().unwrap().0 > LeaderEpoch(3));
+        assert_eq!(log.restamp_epochs_above(LeaderEpoch(3)).unwrap(), Some(Offset(first)));
         assert_eq!(pass(&log, 1 << 20), None);
+        log.begin_epoch(LeaderEpoch(3)).unwrap();
+        log.append_as_leader(&valid(Batch::at(0).records(2).bytes()), LeaderEpoch(3), 0).unwrap();
+        drop((log, folder));
+        for clean in [false, true] {
+            folder = LogFolder::open(data.path(), clean).unwrap();
+            log = open(&folder, small());
+            assert_eq!((log.log_end(), log.damage()), (Offset(26), None));
+            let (below, from) = (log.epoch_at(Offset(first - 1)), log.epoch_at(Offset(first)));
+            assert_eq!((below, from), (Some(LeaderEpoch(2)), Some(LeaderEpoch(3))));
+            assert_eq!(pass(&log, 1 << 20), None);
+            log.close().unwrap();
+            drop((log, folder));
+        }
     }
+}
+
+#[test]
+fn a_damaged_epoch_that_the_log_knows_is_written_anew() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = LogFolder::open(data.path(), false).unwrap();
+    let mut log = write(&folder);
+    let path = log.segments[1].log.path();
+    let place = log.segments[1].locate(log.segments[1].base).unwrap().unwrap();
+    let before = disk::read_file(&path).unwrap();
+    flip(&path, place.position + 14);
+    let damage = pass(&log, 1 << 20).unwrap();
+    log.note_damage(damage.clone());
+    assert!(log.restamp_damage().unwrap());
+    assert!(log.has_unsynced_patches() && log.damage().is_none());
+    let task = log.begin_flush().unwrap();
+    let synced = task.sync();
+    log.end_flush(&task, &synced);
+    assert!(!log.has_unsynced_patches() && pass(&log, 1 << 20).is_none());
+    assert!(disk::read_file(&path).unwrap() == before, "as it was before");
+    log.note_damage(damage);
+    assert!(log.restamp_damage().unwrap() && log.damage().is_none(), "what was noted meanwhile is good");
 }
 
 #[test]

@@ -229,8 +229,7 @@ impl Failover {
             if self.raft.metrics().borrow().running_state.is_err() {
                 return;
             }
-            let view = self.view();
-            let leader = view.leader.filter(|leader| *leader != self.me && view.is_voter(self.me));
+            let leader = watched(&self.raft.metrics().borrow(), self.me);
             let Some((leader, address)) = leader.and_then(|l| Some((l, self.address(l)?))) else {
                 self.other_leader(leader).await;
                 continue;
@@ -250,15 +249,19 @@ impl Failover {
         }
     }
 
-    /// Resolves when somebody else leads, or this node's vote or the core's life ends.
+    /// Resolves when another one is to be watched than `than`, or the core's life ends.
     async fn other_leader(&self, than: Option<RaftNodeId>) {
         let mut metrics = self.raft.metrics();
-        let changed = metrics.wait_for(|now| {
-            let watched = now.current_leader.filter(|leader| *leader != self.me);
-            watched != than || now.running_state.is_err()
-        });
+        let changed = metrics.wait_for(|now| watched(now, self.me) != than || now.running_state.is_err());
         let _ = changed.await;
     }
+}
+
+/// Whose process this node watches: nobody's while it does not vote. Both who watches and who waits for another one to
+/// watch ask here; if their answers differed, the one would call the other without end.
+fn watched(metrics: &RaftMetrics, me: RaftNodeId) -> Option<RaftNodeId> {
+    let votes = metrics.membership_config.membership().voter_ids().any(|voter| voter == me);
+    metrics.current_leader.filter(|leader| votes && *leader != me)
 }
 
 fn is_refused(outcome: probe::Outcome) -> bool {
@@ -280,4 +283,25 @@ async fn watch_process(address: &str) -> bool {
     let outcome = probe::probe(&target, DIAL_TIMEOUT).await;
     // After a reset, silence tells as well: the host is gone, and its address with it.
     is_refused(outcome) || outcome == probe::Outcome::Silent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::*;
+    use std::collections::BTreeMap;
+    use uuid::Uuid;
+
+    #[test]
+    fn only_a_voter_watches_and_never_itself() {
+        let ids = [1, 2, 3].map(|n| RaftNodeId { node: BrokerId(n), directory: DirectoryId(Uuid::from_u128(1)) });
+        let [one, two, learner] = ids;
+        let nodes: BTreeMap<_, _> = ids.into_iter().map(|id| (id, RaftNode::default())).collect();
+        let mut metrics = RaftMetrics::new_initial(one);
+        assert_eq!(watched(&metrics, one), None, "nobody leads");
+        let membership = openraft::Membership::new(vec![BTreeSet::from([one, two])], nodes);
+        metrics.membership_config = Arc::new(Membership::new(None, membership));
+        metrics.current_leader = Some(two);
+        assert_eq!([one, two, learner].map(|me| watched(&metrics, me)), [Some(two), None, None]);
+    }
 }

@@ -45,6 +45,7 @@ pub type Entry = openraft::Entry<Types>;
 pub type LogId = openraft::LogId<RaftNodeId>;
 pub type Vote = openraft::Vote<RaftNodeId>;
 pub type Membership = openraft::StoredMembership<RaftNodeId, RaftNode>;
+pub type RaftMetrics = openraft::RaftMetrics<RaftNodeId, RaftNode>;
 pub type SnapshotMeta = openraft::SnapshotMeta<RaftNodeId, RaftNode>;
 pub type Snapshot = openraft::Snapshot<Types>;
 pub type StorageError = openraft::StorageError<RaftNodeId>;
