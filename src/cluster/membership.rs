@@ -111,8 +111,10 @@ async fn forget_wiped_learners(node: &Node, members: &[QuorumMember], joiner: Ra
     }
 }
 
-/// Learners whose node runs with another member folder: these are gone, and nobody forgot them when that joined.
-fn outlived(members: &[QuorumMember], in_use: impl Fn(BrokerId) -> Option<DirectoryId>) -> Vec<RaftNodeId> {
+/// Learners whose node runs with another member folder: these are gone, and nobody forgot them when that joined. A fenced
+/// broker says nothing: a folder that has just joined is not registered yet, and the lost one still is.
+fn outlived(members: &[QuorumMember], image: &Image) -> Vec<RaftNodeId> {
+    let in_use = |node: BrokerId| image.brokers.get(&node).filter(|b| !b.fenced).map(|b| b.registration.directory);
     let is_member = |node, directory| members.iter().any(|m| m.node == RaftNodeId { node, directory });
     let learners = members.iter().filter(|m| !m.voter).map(|m| m.node);
     let is_outlived = |id: &RaftNodeId| {
@@ -211,9 +213,12 @@ pub async fn run(node: Node, mut stop: watch::Receiver<bool>) {
         if handover::hand_over(&node).await {
             continue;
         }
-        let image = node.quorum.image();
-        let in_use = |node| image.brokers.get(&node).map(|broker| broker.registration.directory);
-        for old in outlived(&node.quorum.status().members, in_use) {
+        let status = node.quorum.status();
+        let forgotten = match status.half_way {
+            None => outlived(&status.members, &node.quorum.image()),
+            Some(_) => Vec::new(),
+        };
+        for old in forgotten {
             match node.quorum.remove_learner(old).await {
                 Ok(()) => tracing::info!(%old, "forgotten: its node has another data folder now"),
                 Err(error) => tracing::warn!(%old, %error, "could not forget a lost folder; will try again"),
@@ -241,6 +246,8 @@ pub async fn run(node: Node, mut stop: watch::Receiver<bool>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metadata::command::{BrokerRegistration, Endpoint};
+    use crate::metadata::image::brokers::Broker;
     use uuid::Uuid;
 
     fn id(node: i32, directory: u128) -> RaftNodeId {
@@ -299,11 +306,34 @@ mod tests {
             member(id(3, 3), true, 5),
             member(id(3, 33), false, 5),
         ];
-        assert!(outlived(&members, |_| None).is_empty(), "nobody is registered");
-        let folders = BTreeMap::from([(1, 9), (2, 22), (3, 33)]);
-        let in_use = |node: BrokerId| folders.get(&node.0).map(|directory| id(node.0, *directory).directory);
-        assert_eq!(outlived(&members, in_use), [id(2, 2)], "a voter is replaced instead");
-        assert!(outlived(&members[..2], in_use).is_empty(), "the new one is no member yet");
+        let mut image = Image::default();
+        assert!(outlived(&members, &image).is_empty(), "nobody is registered");
+        let mut register = |node: i32, directory: u128, fenced: bool| {
+            let listener = || Endpoint { listener: "x".into(), host: "x".into(), port: 1 };
+            let registration = BrokerRegistration {
+                broker: BrokerId(node),
+                directory: id(node, directory).directory,
+                incarnation: IncarnationId::default(),
+                boot_id: String::new(),
+                clean_stop: false,
+                data_lost: false,
+                kafka_endpoints: Vec::new(),
+                replica_endpoint: listener(),
+                cluster_endpoint: listener(),
+                admin_endpoint: listener(),
+                rack: None,
+                version: String::new(),
+            };
+            let epoch = BrokerEpoch(1);
+            let broker = Broker { registration, epoch, fenced, shutting_down: false, draining: false };
+            image.brokers.insert(BrokerId(node), broker);
+            outlived(&members, &image)
+        };
+        assert!(register(3, 3, true).is_empty(), "the new one has joined and is not registered yet");
+        assert!(register(3, 33, true).is_empty() && register(3, 33, false).is_empty(), "a voter is replaced instead");
+        assert!(register(2, 2, true).is_empty() && register(2, 22, true).is_empty(), "nobody runs");
+        assert_eq!(register(2, 22, false), [id(2, 2)]);
+        assert_eq!(register(2, 9, false), [], "one that runs with a folder that is no member");
     }
 
     #[test]

@@ -391,10 +391,18 @@ impl Partition {
             Err(IntentError::Metadata(MetadataError::NoOtherReplica(_))) => {
                 let first = !std::mem::replace(&mut state.integrity.alone, true);
                 let Some(log) = state.log.as_mut() else { return true };
-                let end = log.log_end();
-                let is_cut = log.damage().is_some_and(|damage| damage.is_cut() && damage.from >= end);
+                // One that leads has given up what it could not place; another one waits to be able to.
+                let waits =
+                    !matches!(state.role, Role::Leader(_)) && log.damage().is_some_and(|d| d.from < log.log_end());
+                let is_cut = !waits && log.damage().is_some_and(Damage::is_cut);
                 let from = log.damage().map(|damage| damage.from);
-                if first {
+                if first && waits {
+                    tracing::error!(
+                        partition = ?self, ?from,
+                        "records here are damaged, and this replica waits for one that has them, in the ISR or eligible, to \
+                         lead: bring one back; if there is none any more, lower min.insync.replicas to what is in sync"
+                    );
+                } else if first {
                     tracing::error!(
                         partition = ?self, ?from, is_cut,
                         "ACKNOWLEDGED RECORDS ARE DAMAGED and no other replica in sync holds them: what is good stays \

@@ -214,8 +214,15 @@ impl Partition {
                 after
             }
             _ if leads => {
-                let may_lead = !is_caught_up(image, self.node.epoch()) || self.may_lead(state, view);
-                if may_lead { self.lead(state, view, min_isr, now) } else { follow(state, view, self.node.broker) }
+                let is_caught_up = is_caught_up(image, self.node.epoch());
+                if is_caught_up && !self.may_lead(state, view) {
+                    follow(state, view, self.node.broker)
+                } else {
+                    if is_caught_up && let Some(log) = &mut state.log {
+                        forget_cut(log);
+                    }
+                    self.lead(state, view, min_isr, now)
+                }
             }
             _ => follow(state, view, self.node.broker),
         };
@@ -242,10 +249,6 @@ impl Partition {
             after.failed = state.fail_parked(|| PartitionError::NotLeader(hint));
         }
         let Some(log) = state.log.as_mut() else { return after };
-        if log.damage().is_some_and(Damage::is_cut) {
-            // Chosen in spite of what it lost, and what it appends now goes there.
-            log.forget_damage();
-        }
         // Rule 4: nothing is appended before the epoch's start is written down.
         if let Err(error) = log.begin_epoch(view.leader_epoch) {
             tracing::error!(partition = ?self, %error, "cannot lead: the epoch could not be written; check the disk");
@@ -390,6 +393,14 @@ impl Partition {
         self.node.gauges.change(from, to);
         self.finish(Afterwards { failed, epoch: true, ..Afterwards::default() });
         (before, closed)
+    }
+}
+
+/// To lead: chosen in spite of what it lost, and what it appends now goes there. Not by an image from before this process
+/// was registered, which nobody has told of that loss.
+fn forget_cut(log: &mut PartitionLog) {
+    if log.damage().is_some_and(Damage::is_cut) {
+        log.forget_damage();
     }
 }
 

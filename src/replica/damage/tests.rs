@@ -32,6 +32,20 @@ async fn a_partition_that_goes_before_its_damage_was_told_holds_readiness_no_mor
     tokio::time::timeout(Duration::from_secs(10), released).await.expect("who waits for readiness is told");
 }
 
+/// Its records were lost after the checkpoint of the high watermark, so that nothing else would tell of them.
+#[test]
+fn an_image_of_before_the_restart_does_not_have_a_loss_forgotten() {
+    let one = Replica::new(1, Durability::PageCache);
+    let lost = Damage { from: Offset(0), to: Offset(0), reason: "recovery cut it".to_string() };
+    one.partition.state.lock().log.as_mut().unwrap().note_damage(lost);
+    one.show(&image(1, &[1, 2, 3], 1, 1, None));
+    assert_eq!(one.node.gauges.damaged(), 1, "the controller is to hear of it");
+    let mut registered = image(1, &[1], 2, 2, None);
+    registered.index = RaftIndex(101);
+    one.show(&registered);
+    assert_eq!(one.node.gauges.damaged(), 0, "chosen in spite of it");
+}
+
 /// Broker 2 is damaged at `offset`, out of sync, and follows broker 1 in epoch 1.
 async fn damaged_follower(durability: Durability, records: &[&[&str]], offset: i64) -> [Replica; 3] {
     let [one, two, three] = three(durability);
