@@ -124,6 +124,19 @@ pub fn noted_loss(folder: &Path) -> io::Result<Option<String>> {
     Ok(noted.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_string()))
 }
 
+/// Removes the snapshots of its index that sled was making when its process was killed: at the next open it takes one for
+/// finished, the newest, and gives up over it; and it writes over one without cutting it.
+pub fn remove_half_made(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Allocates blocks behind the file's end, which stays where it is: at least `least` bytes of them, up to `most`. What
 /// cannot be had is done without.
 pub fn allocate_ahead(file: &File, least: u64, most: u64) {

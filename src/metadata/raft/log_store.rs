@@ -120,6 +120,7 @@ impl LogStore {
         if let Some(why) = folder::noted_loss(dir)? {
             return Err(LogStoreError::Lossy(why));
         }
+        folder::remove_half_made(dir)?;
         // Recovery writes too.
         reserve.make_room(SEGMENT_BYTES as u64);
         let config =
@@ -525,6 +526,22 @@ fn add_entry(batch: &mut sled::Batch, entry: &Entry) -> Result<usize, LogStoreEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As a process leaves it that was killed while sled made the snapshot, one longer than what comes in its place too.
+    #[test]
+    fn a_snapshot_that_a_killed_start_left_half_made_is_no_snapshot() {
+        let data = tempfile::tempdir().unwrap();
+        let written =
+            || LogStore::open(data.path()).and_then(|s| s.put_meta("purged index", PURGED, &LogId::default()));
+        written().unwrap();
+        for round in 0..3 {
+            written().unwrap_or_else(|error| panic!("opened with a snapshot half made, {round}: {error}"));
+            let names = std::fs::read_dir(data.path()).unwrap().map(|entry| entry.unwrap().path());
+            let made = names.filter(|path| path.to_string_lossy().contains("snap.")).max().expect("sled made one");
+            std::fs::write(data.path().join("snap.FFFFFFFFFFFFFFFF.generating"), [1; 40]).unwrap();
+            std::fs::write(format!("{}.generating", made.display()), [1; 9_000]).unwrap();
+        }
+    }
 
     #[test]
     fn a_failed_write_is_noted_and_a_full_disk_is_not() {
