@@ -536,10 +536,12 @@ mod tests {
         written().unwrap();
         for round in 0..3 {
             written().unwrap_or_else(|error| panic!("opened with a snapshot half made, {round}: {error}"));
-            let names = std::fs::read_dir(data.path()).unwrap().map(|entry| entry.unwrap().path());
-            let made = names.filter(|path| path.to_string_lossy().contains("snap.")).max().expect("sled made one");
-            std::fs::write(data.path().join("snap.FFFFFFFFFFFFFFFF.generating"), [1; 40]).unwrap();
-            std::fs::write(format!("{}.generating", made.display()), [1; 9_000]).unwrap();
+            let names = disk::list(data.path()).unwrap().into_iter().map(|entry| entry.name);
+            let made = names.filter(|name| name.starts_with("snap.")).max().expect("sled made one");
+            for (name, length) in [("snap.FFFFFFFFFFFFFFFF".to_string(), 40), (made, 9_000)] {
+                let half_made = data.path().join(format!("{name}.generating"));
+                disk::write_atomic_unsynced(&half_made, &vec![1; length]).unwrap();
+            }
         }
     }
 
