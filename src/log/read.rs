@@ -32,8 +32,9 @@ pub(super) struct View {
 /// What the owner of a log shows to its readers.
 ///
 /// Order for the owner: bytes, segment size, then `log_end`; a new segment is published before anything is appended to
-/// it, a new epoch before `log_end` passes its first record. Before bytes that readers may see are cut off or segments taken away, the smaller state is published and
-/// `generation` is bumped: a reader that finds it moved throws away what it read and begins again.
+/// it, a new epoch before `log_end` passes its first record. Before bytes that readers may see are cut off or segments
+/// taken away, the smaller state is published and `generation` is bumped: a reader that finds it moved throws away what it
+/// read and begins again.
 pub(super) struct Published {
     view: ArcSwap<View>,
     log_end: AtomicI64,
