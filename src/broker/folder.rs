@@ -10,13 +10,16 @@
 use super::BrokerError;
 use crate::ids::*;
 use crate::platform::{disk, random};
+use crate::telemetry::health::Health;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const IDENTITY: &str = "meta.json";
 const CLEAN_STOP: &str = "clean-stop";
 const FORMAT: u32 = 1;
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
@@ -81,8 +84,9 @@ impl DataFolder {
     /// a folder that names a cluster and has no metadata has lost it.
     pub fn remember_cluster(&mut self, cluster: ClusterId) -> Result<(), BrokerError> {
         if self.identity.cluster_id != Some(cluster) {
-            self.identity.cluster_id = Some(cluster);
-            write_identity(&self.path, &self.identity).map_err(|source| self.failed(source))?;
+            let known = Identity { cluster_id: Some(cluster), ..self.identity.clone() };
+            write_identity(&self.path, &known).map_err(|source| self.failed(source))?;
+            self.identity = known;
         }
         Ok(())
     }
@@ -101,6 +105,22 @@ impl DataFolder {
 
     fn failed(&self, source: io::Error) -> BrokerError {
         BrokerError::Folder { path: self.path.clone(), source }
+    }
+}
+
+/// A full disk is waited out: by now this node may vote, and what it lacks to go on is a few bytes.
+pub async fn with_room<T>(
+    health: &Health,
+    mut write: impl FnMut() -> Result<T, BrokerError>,
+) -> Result<T, BrokerError> {
+    loop {
+        match write() {
+            Err(BrokerError::Folder { path, source }) if disk::is_full(&source) => {
+                health.starting(format!("the disk of {} is full: waiting for room", path.display()));
+                tokio::time::sleep(LOOK_FOR_ROOM_EVERY).await;
+            }
+            done => return done,
+        }
     }
 }
 
@@ -124,6 +144,7 @@ fn write_identity(path: &Path, identity: &Identity) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::ErrorKind;
 
     #[test]
     fn an_identity_outlives_the_process_and_a_wiped_folder_has_another() {
@@ -143,6 +164,35 @@ mod tests {
 
         let other = DataFolder::open(&root.path().join("wiped"), BrokerId(1)).unwrap();
         assert_ne!(other.directory_id(), first);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_when_asked_again() {
+        let root = tempfile::tempdir().unwrap();
+        let mut folder = DataFolder::open(root.path(), BrokerId(1)).unwrap();
+        let (cluster, identity) = (ClusterId(random::uuid()), root.path().join(IDENTITY));
+        disk::remove_file(&identity).unwrap();
+        disk::create_dir_all_durable(&identity.join("in the way")).unwrap();
+        assert!(matches!(folder.remember_cluster(cluster), Err(BrokerError::Folder { .. })));
+        assert_eq!(folder.cluster_id(), None, "it is not on disk");
+        disk::remove_dir_all(&identity).unwrap();
+        folder.remember_cluster(cluster).unwrap();
+        drop(folder);
+        assert_eq!(DataFolder::open(root.path(), BrokerId(1)).unwrap().cluster_id(), Some(cluster));
+    }
+
+    #[tokio::test]
+    async fn room_is_waited_for_and_nothing_else() {
+        let health = Health::default();
+        let mut answers = vec![ErrorKind::NotFound, ErrorKind::QuotaExceeded, ErrorKind::StorageFull];
+        let asked = with_room(&health, || {
+            let source = answers.pop().expect("asked until it fails otherwise").into();
+            Err::<(), _>(BrokerError::Folder { path: "the/folder".into(), source })
+        });
+        assert!(matches!(asked.await, Err(BrokerError::Folder { source, .. }) if source.kind() == ErrorKind::NotFound));
+        let told = format!("{:?}", *health.watch().borrow());
+        assert!(told.contains("the/folder") && told.contains("waiting for room"), "{told}");
+        assert!(matches!(with_room(&health, || Ok(7)).await, Ok(7)));
     }
 
     #[test]

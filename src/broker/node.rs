@@ -1,7 +1,7 @@
 //! One running node: what has been started so far, in order, and how it stops.
 
 use super::control::ControlRuntime;
-use super::folder::DataFolder;
+use super::folder::{self, DataFolder};
 use super::{BrokerError, registration, stopping};
 use crate::admin::server::{self as admin, AdminParts, LocalGroups};
 use crate::cluster::channel::Channel;
@@ -294,7 +294,8 @@ impl Running {
         let (forming, config) = (node.clone(), self.config.clone());
         let formed = self.control.run(async move { formation::form(&forming, &config).await });
         let (cluster, lost) = formed.await.ok_or_else(stopped_early)??;
-        self.folder.remember_cluster(cluster)?;
+        let (folder, health) = (&mut self.folder, &self.health);
+        folder::with_room(health, || folder.remember_cluster(cluster)).await?;
         let stop = || self.control_stop.subscribe();
         self.control.handle().spawn(formation::announce(node.clone(), self.config.clone(), stop()));
         self.control.handle().spawn(refill::follow(node.clone(), lost, stop()));

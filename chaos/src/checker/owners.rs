@@ -6,6 +6,10 @@ use crate::history::{Commit, End, Hang, History, Ownership};
 /// A member that hangs for longer has been expelled and its partitions given to others: its client leaves after
 /// `max.poll.interval.ms` (6 s), and a rebalance waits for nobody longer than that.
 const HUNG_JUDGED_MS: u32 = 18_000;
+/// From then on its client is out of the group, and the others may have its partitions.
+const POLL_MAX_MS: u32 = 6_000;
+/// After it hung a member commits, and then polls: only there it is told.
+const TOLD_WITHIN_MS: u32 = 10_000;
 
 pub(super) fn check(history: &History, verdict: &mut Verdict) {
     for (number, second) in history.ownerships.iter().enumerate() {
@@ -15,7 +19,10 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
         });
         // One that did not look for long is told late of what it was given, and then that it has lost it.
         let is_stale = second.end == End::Lost && second.began.is_none();
-        let overlaps = |first: &&Ownership| second.from_ms < first.until_ms && first.end != End::Lost && !is_stale;
+        let overlaps = |first: &&Ownership| {
+            let knew = first.end != End::Lost && !is_out(history, first, second.from_ms);
+            second.from_ms < first.until_ms && knew && !is_stale
+        };
         for first in others.map(|(_, first)| first).filter(overlaps) {
             verdict.anomalies.push(Anomaly::new(Kind::TwoOwners, both(history, first, second)));
         }
@@ -27,6 +34,16 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
     for hang in &history.hangs {
         hung(history, hang, verdict);
     }
+}
+
+/// Whether the owner had not polled for too long then, so that it was out of its group. Its client says "lost" of that,
+/// except where a rebalance had begun before: that one, already on its way to the member, revokes.
+fn is_out(history: &History, owner: &Ownership, then_ms: u32) -> bool {
+    history.hangs.iter().filter(|hang| hang.member == owner.member).any(|hang| {
+        owner.from_ms <= hang.from_ms
+            && hang.from_ms + POLL_MAX_MS <= then_ms
+            && (hang.until_ms..hang.until_ms + TOLD_WITHIN_MS).contains(&owner.until_ms)
+    })
 }
 
 fn told(history: &History, ownership: &Ownership) -> String {

@@ -316,3 +316,20 @@ fn a_member_that_hangs_loses_its_partitions_to_another_while_it_hangs() {
     history.hangs[0].until_ms = 9_000;
     assert_eq!(kinds(&history), [], "it did not hang for long");
 }
+
+#[test]
+fn a_member_that_hangs_through_a_rebalance_is_out_before_it_is_told() {
+    let mut history = handed_over();
+    let after_hang =
+        |end_ms, given_ms| vec![owned(0, 1, end_ms, End::Revoked, 0), owned(1, given_ms, 60_000, End::Open, 4)];
+    history.hangs = vec![Hang { member: 0, from_ms: 2_000, until_ms: 22_000 }];
+    history.ownerships = after_hang(22_100, 9_000);
+    assert_eq!(kinds(&history), []);
+    history.ownerships = after_hang(22_100, 7_000);
+    assert_eq!(kinds(&history), [Kind::TwoOwners], "it could still have polled in time");
+    history.ownerships = after_hang(40_000, 9_000);
+    assert_eq!(kinds(&history), [Kind::TwoOwners], "it went on with it after it hung");
+    history.ownerships = after_hang(22_100, 9_000);
+    history.hangs[0].member = 1;
+    assert_eq!(kinds(&history), [Kind::TwoOwners], "another hung");
+}

@@ -78,6 +78,16 @@ pub fn wipe(layout: &Layout, node: NodeId) -> anyhow::Result<()> {
     forget_journal(layout, node)
 }
 
+/// Whether its data folder is one that was taken into the cluster.
+pub fn is_member(layout: &Layout, node: NodeId) -> bool {
+    let identity = std::fs::read_to_string(layout.data(node).join("meta.json")).unwrap_or_default();
+    knows_cluster(&identity)
+}
+
+fn knows_cluster(identity: &str) -> bool {
+    serde_json::from_str::<serde_json::Value>(identity).is_ok_and(|identity| identity["cluster_id"].is_string())
+}
+
 /// After a failed sync the page cache shows what may not be on the disk. Whether the node knows that it may not vote with
 /// its metadata any more.
 pub fn has_lossy_metadata(layout: &Layout, node: NodeId) -> bool {
@@ -126,6 +136,17 @@ pub fn damage(layout: &Layout, node: NodeId, how: Damage, chance: &mut Chance) -
 mod tests {
     use super::*;
     use crate::history::PAYLOAD_BYTES_MAX;
+
+    #[test]
+    fn a_folder_is_a_members_once_it_names_the_cluster() {
+        for (identity, is_member) in [
+            ("", false),
+            (r#"{"node_id": 1, "cluster_id": null}"#, false),
+            (r#"{"node_id": 1, "cluster_id": "ab474cce-9cd3-4e69-8087-dd23c4ca3d2a"}"#, true),
+        ] {
+            assert_eq!(knows_cluster(identity), is_member, "{identity}");
+        }
+    }
 
     #[test]
     fn a_small_disk_holds_all_that_a_run_sends() {

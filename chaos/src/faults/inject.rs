@@ -24,6 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const ASK: Duration = Duration::from_millis(1_000);
 /// A node whose disk fails writes something long before; see the load's rate.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// A node that was wiped a moment ago and finds no room to begin again may say so and end.
+const MEMBER_WITHIN: Duration = Duration::from_secs(5);
 /// Undoing what an operator did is tried again for so long.
 const UNDO_WITHIN: Duration = Duration::from_secs(30);
 
@@ -91,6 +93,9 @@ impl World {
             Fault::Pause(node) => self.nodes.pause(*node).map(|()| String::new())?,
             Fault::Cut(_, cuts) => self.nodes.cut(cuts).map(|()| String::new())?,
             Fault::KillAll => self.kill_all().map(|()| String::new())?,
+            Fault::DiskFull(node) if !self.is_member_within(*node, MEMBER_WITHIN) => {
+                return Ok(Begun::LeftOut(format!("node {node} has no data folder of the cluster's yet")));
+            }
             Fault::DiskFull(node) => disk::fill(&self.nodes.layout, *node).map(|()| String::new())?,
             Fault::Truncate(node) => self.damage(*node, Damage::Truncate)?,
             Fault::Flip(node) => self.damage(*node, Damage::Flip)?,
@@ -301,6 +306,19 @@ impl World {
             }
         }
         refused
+    }
+
+    fn is_member_within(&self, node: NodeId, deadline: Duration) -> bool {
+        let until = Instant::now() + deadline;
+        loop {
+            if disk::is_member(&self.nodes.layout, node) {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     pub fn in_sync_within(&self, deadline: Duration) -> bool {
