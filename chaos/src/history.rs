@@ -156,10 +156,13 @@ pub struct Ownership {
     pub began: Option<i64>,
 }
 
-/// A member that did not poll.
+/// A member that did not poll, from the poll before to the end of the poll after.
 #[derive(Clone, Copy, Debug)]
 pub struct Hang {
+    /// Index into [`History::members`].
     pub member: usize,
+    /// It was told to; else a commit that nobody answered held it up.
+    pub is_meant: bool,
     pub from_ms: u32,
     pub until_ms: u32,
 }
@@ -242,8 +245,9 @@ impl History {
             let (member, place) = (&self.members[*member].name, self.place(*place));
             writeln!(out, "owned {member} {from_ms} {until_ms} {place} {end:?} {began:?}")?;
         }
-        for hang in &self.hangs {
-            writeln!(out, "hung {} {} {}", self.members[hang.member].name, hang.from_ms, hang.until_ms)?;
+        for Hang { member, is_meant, from_ms, until_ms } in &self.hangs {
+            let why = if *is_meant { "told" } else { "held up" };
+            writeln!(out, "hung {} {from_ms} {until_ms} {why}", self.members[*member].name)?;
         }
         for (place, offset) in &self.committed {
             writeln!(out, "committed {} {offset}", self.place(*place))?;

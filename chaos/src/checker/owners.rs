@@ -6,10 +6,13 @@ use crate::history::{Commit, End, Hang, History, Ownership};
 /// A member that hangs for longer has been expelled and its partitions given to others: its client leaves after
 /// `max.poll.interval.ms` (6 s), and a rebalance waits for nobody longer than that.
 const HUNG_JUDGED_MS: u32 = 18_000;
-/// From then on its client is out of the group, and the others may have its partitions.
-const POLL_MAX_MS: u32 = 6_000;
-/// After it hung a member commits, and then polls: only there it is told.
-const TOLD_WITHIN_MS: u32 = 10_000;
+/// From then on the others may have its partitions: a rebalance that began before the member fell silent waits for it no
+/// longer than 6 s, and it takes up to a second until it hears of one.
+const POLL_MAX_MS: u32 = 5_000;
+/// A member that polls again is told so soon, unless a commit on the way waits for its coordinator.
+const TOLD_WITHIN_MS: u32 = 15_000;
+/// What waited for its poll comes with one of the next.
+const TOLD_AT_ONCE_MS: u32 = 2_000;
 
 pub(super) fn check(history: &History, verdict: &mut Verdict) {
     for (number, second) in history.ownerships.iter().enumerate() {
@@ -18,7 +21,7 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
             is_before && first.place == second.place && first.member != second.member
         });
         // One that did not look for long is told late of what it was given, and then that it has lost it.
-        let is_stale = second.end == End::Lost && second.began.is_none();
+        let is_stale = second.end == End::Lost && (second.began.is_none() || is_told_late(history, second));
         let overlaps = |first: &&Ownership| {
             let knew = first.end != End::Lost && !is_out(history, first, second.from_ms);
             second.from_ms < first.until_ms && knew && !is_stale
@@ -40,10 +43,16 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
 /// except where a rebalance had begun before: that one, already on its way to the member, revokes.
 fn is_out(history: &History, owner: &Ownership, then_ms: u32) -> bool {
     history.hangs.iter().filter(|hang| hang.member == owner.member).any(|hang| {
-        owner.from_ms <= hang.from_ms
+        owner.from_ms <= hang.until_ms
             && hang.from_ms + POLL_MAX_MS <= then_ms
-            && (hang.until_ms..hang.until_ms + TOLD_WITHIN_MS).contains(&owner.until_ms)
+            && (hang.from_ms..hang.until_ms + TOLD_WITHIN_MS).contains(&owner.until_ms)
     })
+}
+
+/// Whether what made it the owner had waited for its poll.
+fn is_told_late(history: &History, owner: &Ownership) -> bool {
+    let mut own = history.hangs.iter().filter(|hang| hang.member == owner.member);
+    own.any(|hang| (hang.from_ms..hang.until_ms + TOLD_AT_ONCE_MS).contains(&owner.from_ms))
 }
 
 fn told(history: &History, ownership: &Ownership) -> String {
@@ -86,14 +95,16 @@ fn zombie(history: &History, commit: &Commit, verdict: &mut Verdict) {
 }
 
 fn hung(history: &History, hang: &Hang, verdict: &mut Verdict) {
-    let Hang { member, from_ms, until_ms } = *hang;
-    if until_ms - from_ms < HUNG_JUDGED_MS {
+    let Hang { member, is_meant, from_ms, until_ms } = *hang;
+    if !is_meant || until_ms - from_ms < HUNG_JUDGED_MS {
         return;
     }
     let owned = history.ownerships.iter().filter(|o| o.member == member && o.from_ms < from_ms && from_ms < o.until_ms);
     for kept in owned {
-        let taken =
-            |o: &Ownership| o.place == kept.place && o.member != member && (from_ms..until_ms).contains(&o.from_ms);
+        // Or before: when it was told to hang twice, with a poll in between that said something else first.
+        let taken = |o: &Ownership| {
+            o.place == kept.place && o.member != member && (kept.from_ms..until_ms).contains(&o.from_ms)
+        };
         if !history.ownerships.iter().any(taken) {
             let (place, name) = (history.place(kept.place), &history.members[member].name);
             let told =

@@ -309,12 +309,14 @@ fn a_commit_taken_from_a_member_that_was_expelled_is_a_zombies() {
 fn a_member_that_hangs_loses_its_partitions_to_another_while_it_hangs() {
     let mut history = handed_over();
     history.ownerships = vec![owned(0, 1, 30_000, End::Lost, 0), owned(1, 9_000, 60_000, End::Open, 4)];
-    history.hangs = vec![Hang { member: 0, from_ms: 2_000, until_ms: 22_000 }];
+    history.hangs = vec![Hang { member: 0, is_meant: true, from_ms: 2_000, until_ms: 22_000 }];
     assert_eq!(kinds(&history), []);
     history.ownerships[1].from_ms = 31_000;
     assert_eq!(kinds(&history), [Kind::HungOwner]);
     history.hangs[0].until_ms = 9_000;
     assert_eq!(kinds(&history), [], "it did not hang for long");
+    history.hangs[0] = Hang { is_meant: false, until_ms: 22_000, ..history.hangs[0] };
+    assert_eq!(kinds(&history), [], "nobody answered it, or the others");
 }
 
 #[test]
@@ -322,14 +324,27 @@ fn a_member_that_hangs_through_a_rebalance_is_out_before_it_is_told() {
     let mut history = handed_over();
     let after_hang =
         |end_ms, given_ms| vec![owned(0, 1, end_ms, End::Revoked, 0), owned(1, given_ms, 60_000, End::Open, 4)];
-    history.hangs = vec![Hang { member: 0, from_ms: 2_000, until_ms: 22_000 }];
+    history.hangs = vec![Hang { member: 0, is_meant: true, from_ms: 2_000, until_ms: 22_000 }];
     history.ownerships = after_hang(22_100, 9_000);
     assert_eq!(kinds(&history), []);
-    history.ownerships = after_hang(22_100, 7_000);
+    history.ownerships = after_hang(22_100, 6_900);
     assert_eq!(kinds(&history), [Kind::TwoOwners], "it could still have polled in time");
     history.ownerships = after_hang(40_000, 9_000);
     assert_eq!(kinds(&history), [Kind::TwoOwners], "it went on with it after it hung");
     history.ownerships = after_hang(22_100, 9_000);
     history.hangs[0].member = 1;
     assert_eq!(kinds(&history), [Kind::TwoOwners], "another hung");
+}
+
+#[test]
+fn what_a_member_is_told_after_it_hung_may_be_over() {
+    let mut history = handed_over();
+    history.hangs = vec![Hang { member: 0, is_meant: true, from_ms: 2_000, until_ms: 22_000 }];
+    history.ownerships = vec![owned(1, 1_900, 60_000, End::Revoked, 4), owned(0, 22_050, 22_600, End::Lost, 4)];
+    assert_eq!(kinds(&history), [], "given while it hung, and lost with its first commit");
+    history.ownerships[1].from_ms = 30_000;
+    history.ownerships[1].until_ms = 31_000;
+    assert_eq!(kinds(&history), [Kind::TwoOwners], "given long after");
+    history.ownerships[1] = owned(0, 22_050, 22_600, End::Revoked, 4);
+    assert_eq!(kinds(&history), [Kind::TwoOwners], "it had it");
 }

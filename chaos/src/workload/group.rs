@@ -23,6 +23,8 @@ const POLL: Duration = Duration::from_millis(100);
 const COMMIT_EVERY: Duration = Duration::from_millis(700);
 const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
 const ASK_TIMES: u32 = 6;
+/// Not to poll for so long is worth a note: a group may go on without such a member.
+const SILENT_MS: u32 = 5_000;
 
 pub struct Running {
     ended: Receiver<()>,
@@ -92,6 +94,15 @@ impl Noted {
             if let Some(ownership) = seen.owned.remove(&place) {
                 seen.ownerships.push(Ownership { until_ms, end, ..ownership });
             }
+        }
+    }
+
+    /// It has polled.
+    fn looked(&self, is_meant: bool) {
+        let (member, until_ms, mut seen) = (self.member, self.clock.ms(), self.seen());
+        let from_ms = std::mem::replace(&mut seen.looked_ms, until_ms);
+        if until_ms - from_ms >= SILENT_MS {
+            seen.hangs.push(Hang { member, is_meant, from_ms, until_ms });
         }
     }
 
@@ -172,9 +183,11 @@ pub fn start(
     let running = Running { ended, noted: noted.clone() };
     std::thread::Builder::new().name(name).spawn(move || {
         let mut committed = Instant::now();
+        noted.seen().looked_ms = clock.ms();
         while !progress.stop_reading.load(Ordering::Relaxed) {
-            if may_hang && progress.hung.load(Ordering::Relaxed) {
-                hang(&noted, &progress);
+            let is_meant = may_hang && progress.hung.load(Ordering::Relaxed);
+            if is_meant {
+                hang(&progress);
                 noted.commit(&consumer);
             }
             match consumer.poll(POLL) {
@@ -194,7 +207,7 @@ pub fn start(
                 }
                 Some(Err(_)) | None => {}
             }
-            noted.seen().looked_ms = clock.ms();
+            noted.looked(is_meant);
             if committed.elapsed() >= COMMIT_EVERY {
                 noted.commit(&consumer);
                 committed = Instant::now();
@@ -208,13 +221,10 @@ pub fn start(
 }
 
 /// Does nothing for as long as it is told to, but not past the end of the run.
-fn hang(noted: &Noted, progress: &Progress) {
-    let from_ms = noted.clock.ms();
+fn hang(progress: &Progress) {
     while progress.hung.load(Ordering::Relaxed) && !progress.stop_sending.load(Ordering::Relaxed) {
         std::thread::sleep(POLL);
     }
-    let (member, until_ms) = (noted.member, noted.clock.ms());
-    noted.seen().hangs.push(Hang { member, from_ms, until_ms });
 }
 
 /// What the group has committed, as a newcomer would be told.
