@@ -4,8 +4,10 @@
 mod support;
 
 use powercut::Policy;
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::load::{Load, assert_exactly_once, read_all};
@@ -148,4 +150,93 @@ fn leaders_that_lose_their_power_under_load_lose_nothing() {
     }
     load.finish();
     assert_exactly_once(&load.acks, &read_all(&powered.cluster.bootstrap(), "t", 3));
+}
+
+/// Any end but by the layer's SIGKILL fails the test.
+fn wait_cut(powered: &mut Powered) {
+    let signal = powered.wait_end(1).signal();
+    let log = powered.log(1);
+    let last = &log[log.len().saturating_sub(4_000)..];
+    assert_eq!(signal, Some(Signal::KILL.as_raw()), "it ended by itself: {last}");
+}
+
+/// Starts the node; `true` once it is ready, `false` if its power was cut before.
+fn comes_up(powered: &mut Powered, under: Under) -> bool {
+    let ready = |powered: &Powered| powered.log(1).matches("telemetry::health: ready").count();
+    let before = ready(powered);
+    powered.start(1, under);
+    let ended = wait_for("the node is ready, or its power is cut", SOON, || {
+        let ended = !powered.is_running(1);
+        (ended || ready(powered) > before).then_some(ended)
+    });
+    if ended {
+        wait_cut(powered);
+    }
+    !ended
+}
+
+fn policy(cut: u32) -> Policy {
+    let cut = cut + number("POWERCUT_SEED", 0);
+    match cut % 4 {
+        0 => Policy::DropAll,
+        1 => Policy::KeepAll,
+        _ => Policy::Random { seed: u64::from(cut) },
+    }
+}
+
+fn number(variable: &str, default: u32) -> u32 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Every so manyth moment of a start.
+fn stride() -> usize {
+    number("POWERCUT_STRIDE", 7) as usize
+}
+
+#[test]
+fn a_new_node_that_loses_its_power_while_it_starts_starts_again() {
+    let mut powered = Powered::new("first", 1);
+    for moment in (1..).step_by(stride()) {
+        let is_up = comes_up(&mut powered, Under::EndingShim(moment));
+        if is_up {
+            powered.kill(1);
+        }
+        powered.cut(1, policy(moment));
+        assert!(comes_up(&mut powered, Under::Shim), "nothing is cut");
+        powered.kill(1);
+        if is_up {
+            eprintln!("a first start has {moment} moments");
+            assert!(moment > 20, "the moments are counted");
+            break;
+        }
+        powered.forget(1);
+        fs::remove_dir_all(powered.data(1)).expect("wiped");
+    }
+}
+
+/// More than a start has.
+fn moments() -> u32 {
+    number("POWERCUT_MOMENTS", 130)
+}
+
+#[test]
+fn a_node_that_loses_its_power_while_it_starts_has_everything_when_it_starts_again() {
+    let mut powered = Powered::new("again", 1);
+    powered.start(1, Under::Shim);
+    powered.create_topic("before", 1);
+    powered.cluster.create_topic("t", 2, 1, &["segment.bytes=16384"]);
+    let mut load = Load::start(&powered.cluster.bootstrap(), "t", 2);
+    load.wait_acked(1_000, SOON);
+    powered.kill(1);
+    powered.cut(1, Policy::Random { seed: 0 });
+    // The load goes on, so there are as many moments as are asked for.
+    for moment in (1..moments()).step_by(stride()) {
+        powered.start(1, Under::EndingShim(moment));
+        wait_cut(&mut powered);
+        powered.cut(1, policy(moment));
+    }
+    assert!(comes_up(&mut powered, Under::Shim), "nothing is cut");
+    load.wait_acked(100, SOON);
+    load.finish();
+    assert_exactly_once(&load.acks, &read_all(&powered.cluster.bootstrap(), "t", 2));
 }

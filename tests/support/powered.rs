@@ -28,6 +28,8 @@ pub enum Under {
     Shim,
     /// Its syncs make nothing durable.
     ForgettingShim,
+    /// Killed when its so manyth write, sync or change of a name is under way.
+    EndingShim(u32),
 }
 
 impl Powered {
@@ -90,6 +92,9 @@ impl Powered {
         if under == Under::ForgettingShim {
             command.env(powercut::FORGET_SYNCS_VARIABLE, "1");
         }
+        if let Under::EndingShim(operations) = under {
+            command.env(powercut::END_AT_VARIABLE, operations.to_string());
+        }
         self.running.insert(node, command.spawn().expect("the node starts"));
     }
 
@@ -150,6 +155,12 @@ impl Powered {
     pub fn cut(&self, node: u16, policy: Policy) -> powercut::Rewound {
         assert!(!self.running.contains_key(&node));
         powercut::rewind(&self.journal(node), policy).expect("rewound")
+    }
+
+    /// What a dead node has written counts as durable: its files may be changed by others then.
+    pub fn forget(&self, node: u16) {
+        assert!(!self.running.contains_key(&node));
+        powercut::forget(&self.journal(node)).expect("forgotten");
     }
 
     pub fn set_faults(&self, node: u16, faults: &[Fault]) {

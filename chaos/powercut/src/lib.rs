@@ -43,6 +43,8 @@ pub const JOURNAL_VARIABLE: &str = "HIGHWATER_POWERCUT_JOURNAL";
 pub const ROOT_VARIABLE: &str = "HIGHWATER_POWERCUT_ROOT";
 /// Set to 1: syncs make nothing durable.
 pub const FORGET_SYNCS_VARIABLE: &str = "HIGHWATER_POWERCUT_FORGET_SYNCS";
+/// Set to a number: the process is killed when its so manyth write, sync or change of a name is under way.
+pub const END_AT_VARIABLE: &str = "HIGHWATER_POWERCUT_END_AT";
 
 /// The environment that puts a process under the shim. The shim takes it away again before the process's `main`, so
 /// neither the process nor its children see it. `journal` should be on tmpfs; one journal serves one process at a time.

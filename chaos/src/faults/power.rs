@@ -9,8 +9,9 @@ use super::plan::Calls;
 use crate::cluster::layout::{Layout, NodeId};
 use crate::cluster::node::journal;
 use anyhow::Context;
-use powercut::{Fault, Policy, lose, rewind, set_faults};
-use std::path::PathBuf;
+use powercut::{Fault, Policy, lose, rewind, root_of, set_faults};
+use std::io;
+use std::path::{Path, PathBuf};
 
 pub trait PowerCut {
     /// Takes back what a killed node had written and not fsync'ed; `seed` chooses what of it stays all the same.
@@ -31,7 +32,11 @@ pub struct Journals;
 impl PowerCut for Journals {
     fn rewind(&self, layout: &Layout, node: NodeId, seed: u64) -> anyhow::Result<String> {
         let policy = policy(seed);
-        let done = rewind(&journal(layout, node), policy).with_context(|| format!("node {node}'s journal"))?;
+        let journal = journal(layout, node);
+        if !has_begun(&journal) {
+            return Ok(format!("node {node} had not begun to write"));
+        }
+        let done = rewind(&journal, policy).with_context(|| format!("node {node}'s journal"))?;
         let how = if policy == Policy::DropAll { "all" } else { "some" };
         Ok(format!(
             "node {node} lost {how} of {} unsynced writes to {} files, {} names",
@@ -40,13 +45,22 @@ impl PowerCut for Journals {
     }
 
     fn lose(&self, layout: &Layout, node: NodeId, seed: u64) -> anyhow::Result<()> {
-        lose(&journal(layout, node), policy(seed)).map(drop).with_context(|| format!("node {node}'s journal"))
+        let journal = journal(layout, node);
+        if !has_begun(&journal) {
+            return Ok(());
+        }
+        lose(&journal, policy(seed)).map(drop).with_context(|| format!("node {node}'s journal"))
     }
 
     fn break_disk(&self, layout: &Layout, node: NodeId, calls: Option<Calls>) -> anyhow::Result<()> {
         let journal = journal(layout, node);
         set_faults(&journal, &eio(layout, node, calls)).with_context(|| journal.display().to_string())
     }
+}
+
+/// Not so if the node was killed before it had opened its journal: then all that it has is durable.
+fn has_begun(journal: &Path) -> bool {
+    !root_of(journal).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn policy(seed: u64) -> Policy {
@@ -68,4 +82,17 @@ fn eio(layout: &Layout, node: NodeId, calls: Option<Calls>) -> Vec<Fault> {
 /// The library to preload: as given, else the one beside this executable; `None` if it is not there.
 pub fn library(given: Option<&PathBuf>) -> Option<PathBuf> {
     given.cloned().or_else(|| powercut::shim().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_wrote_nothing_yet_loses_nothing() {
+        let folder = std::env::temp_dir().join(format!("chaos-power-{}", std::process::id()));
+        let layout = Layout { nodes: 1, network_of: None, keep: folder.clone(), folder };
+        assert!(Journals.rewind(&layout, 1, 3).expect("not an error").contains("not begun"));
+        Journals.lose(&layout, 1, 3).expect("not an error");
+    }
 }

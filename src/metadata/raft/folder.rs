@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Tells later starts that a write or a sync in this folder failed: see [`note_loss`].
 const LOSS_MARKER: &str = "lossy";
+pub const SLED_CONFIGURATION: &str = "conf";
 const NOTE_BYTES_MAX: usize = 64 << 10;
 
 pub fn create(folder: &Path) -> io::Result<()> {
@@ -124,17 +125,27 @@ pub fn noted_loss(folder: &Path) -> io::Result<Option<String>> {
     Ok(noted.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_string()))
 }
 
-/// Removes the snapshots of its index that sled was making when its process was killed: at the next open it takes one for
-/// finished, the newest, and gives up over it; and it writes over one without cutting it.
+/// Removes what sled was making when its process was killed and cannot go on with:
+/// - snapshots of its index: at the next open it takes one for finished, the newest, and gives up over it; and it writes
+///   over one without cutting it;
+/// - a configuration without its checksum at the end, over which it gives up. It says what every open says again, and
+///   without it sled writes it anew.
 pub fn remove_half_made(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
+        let is_snapshot = name.starts_with("snap.") && name.ends_with(".generating");
+        if is_snapshot || (name == SLED_CONFIGURATION && !is_whole(&fs::read(&path)?)) {
             fs::remove_file(&path)?;
         }
     }
     Ok(())
+}
+
+/// sled ends its configuration with a CRC-32 of what comes before.
+fn is_whole(configuration: &[u8]) -> bool {
+    let Some((text, crc)) = configuration.split_last_chunk() else { return false };
+    u32::from_le_bytes(*crc) == crc32fast::hash(text)
 }
 
 /// Allocates blocks behind the file's end, which stays where it is: at least `least` bytes of them, up to `most`. What

@@ -141,7 +141,7 @@ impl LogStore {
         };
         let file = folder::open_to_sync(&dir.join("db"))?;
         // sled reads it at each open, gives up if it is torn, and never syncs it.
-        let conf = folder::open_to_sync(&dir.join("conf"))?;
+        let conf = folder::open_to_sync(&dir.join(folder::SLED_CONFIGURATION))?;
         let names = folder::open_folder(dir)?;
         // What a killed process wrote and did not sync is read from the page cache, and counts from here on. What cannot
         // be opened has lost nothing; what cannot be synced may have.
@@ -542,6 +542,25 @@ mod tests {
                 let half_made = data.path().join(format!("{name}.generating"));
                 disk::write_atomic_unsynced(&half_made, &vec![1; length]).unwrap();
             }
+        }
+    }
+
+    /// The first start writes it in two pieces, and dies between them.
+    #[test]
+    fn a_configuration_that_a_killed_start_left_half_made_is_written_anew() {
+        let data = tempfile::tempdir().unwrap();
+        let conf = data.path().join(folder::SLED_CONFIGURATION);
+        let store = LogStore::open(data.path()).unwrap();
+        store.put_meta("purged index", PURGED, &LogId::default()).unwrap();
+        drop(store);
+        folder::remove_half_made(data.path()).unwrap();
+        let whole = disk::read_file(&conf).unwrap().expect("what is whole is left alone");
+        for length in 0..whole.len() {
+            disk::write_atomic_unsynced(&conf, &whole[..length]).unwrap();
+            let store = LogStore::open(data.path()).unwrap_or_else(|error| panic!("{length} bytes: {error}"));
+            assert_eq!(meta(&store.reader.db, "purged index", PURGED).unwrap(), Some(LogId::default()));
+            drop(store);
+            assert_eq!(disk::read_file(&conf).unwrap(), Some(whole.clone()), "{length} bytes");
         }
     }
 

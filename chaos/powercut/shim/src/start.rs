@@ -1,7 +1,7 @@
 //! Before the process's `main`: reads the variables, takes them away, and begins to record.
 
 use powercut::recorder::Recorder;
-use powercut::{EXIT_JOURNAL_FAILED, FORGET_SYNCS_VARIABLE, JOURNAL_VARIABLE, ROOT_VARIABLE, call};
+use powercut::{END_AT_VARIABLE, EXIT_JOURNAL_FAILED, FORGET_SYNCS_VARIABLE, JOURNAL_VARIABLE, ROOT_VARIABLE, call};
 use std::env;
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStringExt;
@@ -26,7 +26,8 @@ pub fn boot_id_instead_of(path: &CStr) -> Option<&'static CStr> {
 extern "C" fn start() {
     let (Some(journal), Some(root)) = (env::var_os(JOURNAL_VARIABLE), env::var_os(ROOT_VARIABLE)) else { return };
     let forget_syncs = env::var_os(FORGET_SYNCS_VARIABLE).is_some_and(|value| value == "1");
-    for name in ["LD_PRELOAD", JOURNAL_VARIABLE, ROOT_VARIABLE, FORGET_SYNCS_VARIABLE] {
+    let end_at = env::var(END_AT_VARIABLE).ok().and_then(|value| value.parse().ok());
+    for name in ["LD_PRELOAD", JOURNAL_VARIABLE, ROOT_VARIABLE, FORGET_SYNCS_VARIABLE, END_AT_VARIABLE] {
         // SAFETY: no other thread has begun.
         unsafe { env::remove_var(name) };
     }
@@ -34,6 +35,9 @@ extern "C" fn start() {
         Ok(recorder) => {
             if let Ok(path) = CString::new(recorder.boot_id().into_os_string().into_vec()) {
                 let _ = OWN_BOOT_ID.set(path);
+            }
+            if let Some(operations) = end_at {
+                recorder.end_at(operations);
             }
             let _ = RECORDER.set(recorder);
         }

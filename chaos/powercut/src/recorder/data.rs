@@ -166,6 +166,7 @@ impl Recorder {
             return sys::refuse(code);
         }
         or_die(journal_change(&mut journal, fd, stat, span), "an entry cannot be written");
+        self.count();
         let result = call();
         if journal.end - journal.base > JOURNAL_BYTES_MAX && !self.forget_syncs && sys::sync(fd).is_ok() {
             let mark = journal.mark();

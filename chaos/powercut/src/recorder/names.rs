@@ -189,6 +189,7 @@ impl Recorder {
         let changes = changes.into_iter().map(|(place, old)| (place.name.as_bytes().to_vec(), old)).collect();
         let entry = Names { changes };
         or_die(self.append_names(place.key, &entry), "an entry cannot be written");
+        self.count();
         folders.add(place.key, entry);
     }
 
