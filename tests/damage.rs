@@ -5,9 +5,11 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::load::{Load, assert_exactly_once, read_all};
-use support::{Cluster, wait_for};
+use support::metrics::sum;
+use support::{Cluster, HIGHWATER, wait_for};
 
 const PARTITIONS: i32 = 3;
 const SOON: Duration = Duration::from_secs(60);
@@ -51,17 +53,53 @@ fn wait_repaired(flipped: &[Flipped]) {
     wait_for("every damaged copy is whole again", SOON, || flipped.iter().all(Flipped::is_repaired).then_some(()));
 }
 
+/// `cluster watch`, into a file.
+struct Watch {
+    child: Child,
+    path: PathBuf,
+}
+
+impl Watch {
+    fn start(cluster: &Cluster) -> Watch {
+        let path = cluster.dir.join("watch.json");
+        let out = fs::File::create(&path).expect("a file");
+        let mut command = Command::new(HIGHWATER);
+        command.args(["cluster", "watch", "-o", "json", "--admin", &cluster.admin(1)]).stdin(Stdio::null()).stdout(out);
+        Watch { child: command.spawn().expect("it starts"), path }
+    }
+
+    fn has(&self, event: &str, broker: u16) -> bool {
+        let text = fs::read_to_string(&self.path).unwrap_or_default();
+        let mut events = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        events.any(|told| told["event"] == event && told["broker"] == broker)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn a_scrub_finds_flipped_bits_and_the_node_repairs_itself_under_load() {
     let sets = ["highwater.scrub.interval.ms=1000", "highwater.scrub.bytes.per.second=100000000"];
     let cluster = Cluster::start("scrub", 3, &sets);
     cluster.create_topic("t", PARTITIONS, 3, &[]);
     let mut load = Load::start(&cluster.bootstrap(), "t", PARTITIONS);
+    let watch = Watch::start(&cluster);
     load.wait_acked(1_000, SOON);
     // It leads some of them and follows in the others.
     let flipped = flip(&cluster, 1);
     wait_repaired(&flipped);
     load.wait_acked(500, SOON);
+    wait_for("Watch tells of it", SOON, || watch.has("replica_damaged", 1).then_some(()));
+    wait_for("the numbers tell that it was found and is repaired", SOON, || {
+        let found = sum(&cluster, &[1], "highwater_damage_found_total")?;
+        (found >= 1.0 && sum(&cluster, &[1], "highwater_replicas_damaged")? == 0.0).then_some(())
+    });
+    assert!(cluster.log(1).contains("damage"), "its log tells of it");
     load.finish();
     assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", PARTITIONS));
 }

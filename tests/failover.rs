@@ -165,6 +165,33 @@ fn a_clean_restart_of_all_keeps_topics_and_records() {
     assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", PARTITIONS));
 }
 
+/// Gone, or a zombie that its new parent has not reaped.
+fn has_ended(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+}
+
+#[test]
+fn a_rolling_restart_under_load_shows_a_default_client_no_error() {
+    let cluster = Cluster::start("rolling", 3, &[]);
+    cluster.create_topic("t", PARTITIONS, 3, &[]);
+    wait_in_sync(&cluster, "t");
+    let mut load = Load::start_with_defaults(&cluster.bootstrap(), "t", PARTITIONS);
+    load.wait_acked(500, SOON);
+    for node in 1..=3 {
+        let pid = cluster.pid(node).expect("it runs");
+        support::run("kill", &["-TERM", &pid.to_string()]).assert_ok("SIGTERM");
+        wait_for("the node stops", SOON, || has_ended(pid).then_some(()));
+        load.wait_acked(200, SOON);
+        cluster.start_node(node);
+        wait_in_sync(&cluster, "t");
+        load.wait_acked(200, SOON);
+    }
+    let sent = load.finish();
+    assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", PARTITIONS));
+    eprintln!("sent {sent}, acked {}, longest gap between acks {:?}", load.acks.count(), load.acks.longest_gap());
+}
+
 #[test]
 fn a_wiped_node_is_refilled_and_nothing_is_lost() {
     let cluster = Cluster::start("wiped", 3, &[]);

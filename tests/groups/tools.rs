@@ -1,4 +1,4 @@
-//! Kafka's own command for groups, from Kafka's jars, against our brokers.
+//! Kafka's own command for groups and its admin client for the quorum, from Kafka's jars, against our brokers.
 
 use super::programs;
 use super::support::{Cluster, Finished, wait_for};
@@ -95,4 +95,48 @@ fn kafkas_command_for_groups_lists_describes_resets_and_deletes() {
     command(&cluster, &["--delete", "--group", GROUP]).assert_ok("delete");
     let listed = command(&cluster, &["--list"]);
     assert!(!listed.assert_ok("list").stdout().contains(GROUP), "{}", listed.stdout());
+}
+
+fn quorum(cluster: &Cluster, arguments: &[&str]) -> Finished {
+    let mut java = programs::java("Quorum").expect("it was there");
+    java.arg(cluster.bootstrap()).args(arguments);
+    let output = java.output().expect("java starts");
+    Finished { command: format!("Quorum {}", arguments.join(" ")), output }
+}
+
+/// (role, node, directory, lag) of each member.
+fn members(finished: &Finished) -> Vec<(String, i32, String, i64)> {
+    let text = finished.assert_ok("describe").stdout();
+    let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter_map(|row| match row.as_slice() {
+        [role, node, directory, lag] => {
+            Some((role.to_string(), node.parse().ok()?, directory.to_string(), lag.parse().ok()?))
+        }
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn kafkas_admin_client_describes_the_quorum_and_changes_who_votes() {
+    if programs::java("Quorum").is_none() {
+        return;
+    }
+    let cluster = Cluster::start("kraft", 4, &[]);
+    let described = wait_for("four members without lag", SOON, || {
+        let found = members(&quorum(&cluster, &["describe"]));
+        (found.len() == 4 && found.iter().all(|(.., lag)| *lag == 0)).then_some(found)
+    });
+    let voting = |members: &[(String, i32, String, i64)]| {
+        members.iter().filter(|m| m.0 == "voter").map(|m| m.1).collect::<Vec<_>>()
+    };
+    assert_eq!(voting(&described), [1, 2, 3]);
+    let folder = |node: i32| described.iter().find(|m| m.1 == node).expect("a member").2.clone();
+    let cluster_port = (cluster.kafka_port(4) + 1).to_string();
+    quorum(&cluster, &["add", "4", &folder(4), "127.0.0.1", &cluster_port]).assert_ok("added");
+    assert_eq!(voting(&members(&quorum(&cluster, &["describe"]))), [1, 2, 3, 4]);
+    quorum(&cluster, &["remove", "3", &folder(3)]).assert_ok("removed");
+    assert_eq!(voting(&members(&quorum(&cluster, &["describe"]))), [1, 2, 4]);
+    let again = quorum(&cluster, &["remove", "3", &folder(3)]);
+    assert!(!again.ok() && again.stderr().contains("VoterNotFound"), "{}", again.stderr());
 }

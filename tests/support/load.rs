@@ -71,20 +71,29 @@ impl Load {
 
     /// Rests for `pause` after every twenty records.
     pub fn start_slow(bootstrap: &str, topic: &str, partitions: i32, pause: Duration) -> Load {
-        let acks = Arc::new(Acks::default());
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let producer: ThreadedProducer<Context> = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap)
-            .set("enable.idempotence", "true")
+        let mut config = ClientConfig::new();
+        config
             .set("acks", "all")
             .set("linger.ms", "1")
             .set("message.timeout.ms", "120000")
             .set("retry.backoff.ms", "20")
             .set("reconnect.backoff.ms", "20")
             .set("reconnect.backoff.max.ms", "200")
-            .set("topic.metadata.refresh.fast.interval.ms", "50")
-            .create_with_context(Context(acks.clone()))
-            .expect("a producer");
+            .set("topic.metadata.refresh.fast.interval.ms", "50");
+        Load::start_with(config, bootstrap, topic, partitions, pause)
+    }
+
+    /// As the client comes, but for idempotence.
+    pub fn start_with_defaults(bootstrap: &str, topic: &str, partitions: i32) -> Load {
+        Load::start_with(ClientConfig::new(), bootstrap, topic, partitions, Duration::from_millis(1))
+    }
+
+    fn start_with(mut config: ClientConfig, bootstrap: &str, topic: &str, partitions: i32, pause: Duration) -> Load {
+        let acks = Arc::new(Acks::default());
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        config.set("bootstrap.servers", bootstrap).set("enable.idempotence", "true");
+        let producer: ThreadedProducer<Context> =
+            config.create_with_context(Context(acks.clone())).expect("a producer");
         let (topic, stopped, counter) = (topic.to_string(), stop.clone(), sent.clone());
         let thread = std::thread::spawn(move || {
             let mut next = 0u64;

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 pub mod load;
+pub mod metrics;
 pub mod powered;
 
 use std::path::{Path, PathBuf};

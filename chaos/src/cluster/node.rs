@@ -29,11 +29,13 @@ pub struct Node {
     paused: bool,
     /// Asked to stop: its end is expected.
     stopping: bool,
+    /// Its log, and how long that was when it was started.
+    log: (PathBuf, u64),
 }
 
 impl Node {
     pub fn new(id: NodeId) -> Node {
-        Node { id, child: None, paused: false, stopping: false }
+        Node { id, child: None, paused: false, stopping: false, log: (PathBuf::new(), 0) }
     }
 
     pub fn is_started(&self) -> bool {
@@ -47,9 +49,13 @@ impl Node {
     /// Must be called on the thread that lives longest: the kernel kills the node when the starting *thread* ends.
     pub fn start(&mut self, layout: &Layout, launch: &Launch) -> anyhow::Result<()> {
         assert!(self.child.is_none(), "node {} runs already", self.id);
-        let log = layout.log(self.id);
-        let log =
-            std::fs::File::options().create(true).append(true).open(&log).with_context(|| log.display().to_string())?;
+        let path = layout.log(self.id);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| path.display().to_string())?;
+        self.log = (path, log.metadata()?.len());
         let mut command = match layout.network_of {
             None => Command::new("env"),
             Some(pid) => {
@@ -115,13 +121,20 @@ impl Node {
         self.signal(Signal::TERM)
     }
 
-    /// Waits for the end after [`Node::ask_to_stop`]; killed at the deadline. Answers whether it stopped cleanly.
+    /// It has said something: before that SIGTERM finds a process that is about to become the node.
+    fn has_begun(&self) -> bool {
+        let (path, before) = &self.log;
+        std::fs::metadata(path).is_ok_and(|log| log.len() > *before)
+    }
+
+    /// Waits for the end after [`Node::ask_to_stop`]; killed at the deadline. Answers whether it stopped cleanly, or before
+    /// it had begun.
     pub fn stopped(&mut self, deadline: Duration) -> anyhow::Result<bool> {
         let until = Instant::now() + deadline;
         while let Some(child) = &mut self.child {
             if let Some(status) = child.try_wait()? {
                 self.child = None;
-                return Ok(status.success());
+                return Ok(status.success() || (was_terminated(status) && !self.has_begun()));
             }
             if Instant::now() >= until {
                 self.kill()?;
@@ -177,7 +190,45 @@ impl Drop for Node {
     }
 }
 
+fn was_terminated(status: ExitStatus) -> bool {
+    std::os::unix::process::ExitStatusExt::signal(&status) == Some(Signal::TERM.as_raw())
+}
+
 /// Where the power-cut layer keeps what the node has not synced.
 pub fn journal(layout: &Layout, node: NodeId) -> PathBuf {
     layout.folder.join("journals").join(format!("node-{node}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell in the node's place.
+    fn stopped_cleanly(script: &str) -> bool {
+        let folder = std::env::temp_dir().join(format!("chaos-node-{}-{}", script.len(), std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join("log");
+        std::fs::write(&path, "of an earlier start\n").expect("written");
+        let log = std::fs::File::options().append(true).open(&path).expect("a log");
+        let mut node = Node::new(1);
+        node.log = (path, log.metadata().expect("its length").len());
+        node.child = Some(Command::new("sh").args(["-c", script]).stdout(log).spawn().expect("a shell"));
+        let mut answer = None;
+        while answer.is_none() {
+            if script.contains("echo") && !node.has_begun() {
+                std::thread::sleep(LOOK_EVERY);
+                continue;
+            }
+            node.ask_to_stop().expect("signalled");
+            answer = Some(node.stopped(Duration::from_secs(20)).expect("ended"));
+        }
+        std::fs::remove_dir_all(folder).expect("removed");
+        answer == Some(true)
+    }
+
+    #[test]
+    fn who_is_told_to_stop_before_it_has_begun_stops_cleanly() {
+        assert!(stopped_cleanly("exec sleep 100"));
+        assert!(!stopped_cleanly("echo up; exec sleep 101"), "what runs has to hand over");
+    }
 }
