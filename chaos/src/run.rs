@@ -94,6 +94,9 @@ pub fn run(args: &Args, seed: u64, layout: &Layout, interrupted: Arc<AtomicBool>
     let progress = Arc::new(load::progress());
     let mut world = World::new(nodes, admin, cli, power, Chance::new(chance.next()), progress.clone());
     form(&mut world)?;
+    if cuts_power {
+        power::ensure_recording(layout)?;
+    }
     status.say("the cluster is formed, its topics are in sync");
 
     let load = Load::start(&layout.bootstrap(), args.rate, progress, clock)?;

@@ -20,11 +20,9 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
             let is_before = (first.from_ms, *other) < (second.from_ms, number);
             is_before && first.place == second.place && first.member != second.member
         });
-        // One that did not look for long is told late of what it was given, and then that it has lost it.
-        let is_stale = second.end == End::Lost && (second.began.is_none() || is_told_late(history, second));
         let overlaps = |first: &&Ownership| {
             let knew = first.end != End::Lost && !is_out(history, first, second.from_ms);
-            second.from_ms < first.until_ms && knew && !is_stale
+            second.from_ms < first.until_ms && knew && !is_stale(history, second)
         };
         for first in others.map(|(_, first)| first).filter(overlaps) {
             verdict.anomalies.push(Anomaly::new(Kind::TwoOwners, both(history, first, second)));
@@ -44,15 +42,22 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
 fn is_out(history: &History, owner: &Ownership, then_ms: u32) -> bool {
     history.hangs.iter().filter(|hang| hang.member == owner.member).any(|hang| {
         owner.from_ms <= hang.until_ms
-            && hang.from_ms + POLL_MAX_MS <= then_ms
+            && (hang.from_ms + POLL_MAX_MS..=hang.until_ms + POLL_MAX_MS).contains(&then_ms)
             && (hang.from_ms..hang.until_ms + TOLD_WITHIN_MS).contains(&owner.until_ms)
     })
 }
 
-/// Whether what made it the owner had waited for its poll.
-fn is_told_late(history: &History, owner: &Ownership) -> bool {
+/// One that did not look for long is told late of what it was given, and then that it has lost it. In between it may
+/// have read.
+fn is_stale(history: &History, owner: &Ownership) -> bool {
     let mut own = history.hangs.iter().filter(|hang| hang.member == owner.member);
-    own.any(|hang| (hang.from_ms..hang.until_ms + TOLD_AT_ONCE_MS).contains(&owner.from_ms))
+    let mut is_told_late = || {
+        own.any(|hang| {
+            (hang.from_ms..hang.until_ms + TOLD_AT_ONCE_MS).contains(&owner.from_ms)
+                && owner.until_ms < hang.until_ms + TOLD_WITHIN_MS
+        })
+    };
+    owner.end == End::Lost && (owner.began.is_none() || is_told_late())
 }
 
 fn told(history: &History, ownership: &Ownership) -> String {
@@ -85,7 +90,8 @@ fn zombie(history: &History, commit: &Commit, verdict: &mut Verdict) {
     let covers =
         |o: &&Ownership| o.place == commit.place && o.from_ms < commit.asked_ms && commit.asked_ms < o.until_ms;
     let own = history.ownerships.iter().filter(covers).filter(|o| o.member == commit.member).map(|o| o.from_ms).max();
-    let newer = history.ownerships.iter().filter(covers).find(|o| o.member != commit.member && Some(o.from_ms) > own);
+    let is_newer = |o: &&Ownership| o.member != commit.member && Some(o.from_ms) > own && !is_stale(history, o);
+    let newer = history.ownerships.iter().filter(covers).find(is_newer);
     if let Some(newer) = newer {
         let (place, member) = (history.place(commit.place), &history.members[commit.member].name);
         let Commit { offset, asked_ms, .. } = commit;

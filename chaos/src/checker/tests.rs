@@ -331,6 +331,9 @@ fn a_member_that_hangs_through_a_rebalance_is_out_before_it_is_told() {
     assert_eq!(kinds(&history), [Kind::TwoOwners], "it could still have polled in time");
     history.ownerships = after_hang(40_000, 9_000);
     assert_eq!(kinds(&history), [Kind::TwoOwners], "it went on with it after it hung");
+    history.ownerships = after_hang(34_000, 28_000);
+    let found = kinds(&history);
+    assert_eq!(found, [Kind::TwoOwners, Kind::HungOwner], "it polled again when another was given it");
     history.ownerships = after_hang(22_100, 9_000);
     history.hangs[0].member = 1;
     assert_eq!(kinds(&history), [Kind::TwoOwners], "another hung");
@@ -341,7 +344,11 @@ fn what_a_member_is_told_after_it_hung_may_be_over() {
     let mut history = handed_over();
     history.hangs = vec![Hang { member: 0, is_meant: true, from_ms: 2_000, until_ms: 22_000 }];
     history.ownerships = vec![owned(1, 1_900, 60_000, End::Revoked, 4), owned(0, 22_050, 22_600, End::Lost, 4)];
+    history.commits.push(commit(1, 5, 22_300, Some(22_310)));
     assert_eq!(kinds(&history), [], "given while it hung, and lost with its first commit");
+    history.ownerships[1].until_ms = 40_000;
+    assert_eq!(kinds(&history), [Kind::TwoOwners, Kind::ZombieCommit], "it read for long");
+    history.commits.pop();
     history.ownerships[1].from_ms = 30_000;
     history.ownerships[1].until_ms = 31_000;
     assert_eq!(kinds(&history), [Kind::TwoOwners], "given long after");

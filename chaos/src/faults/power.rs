@@ -8,7 +8,7 @@
 use super::plan::Calls;
 use crate::cluster::layout::{Layout, NodeId};
 use crate::cluster::node::journal;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use powercut::{Fault, Policy, lose, rewind, root_of, set_faults};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,16 @@ impl PowerCut for Journals {
     }
 }
 
+/// The loader passes over a library that it cannot load.
+pub fn ensure_recording(layout: &Layout) -> anyhow::Result<()> {
+    match layout.ids().find(|node| !has_begun(&journal(layout, *node))) {
+        Some(node) => {
+            bail!("node {node} runs without the power-cut layer: is the library of --powercut this machine's?")
+        }
+        None => Ok(()),
+    }
+}
+
 /// Not so if the node was killed before it had opened its journal: then all that it has is durable.
 fn has_begun(journal: &Path) -> bool {
     !root_of(journal).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
@@ -94,5 +104,6 @@ mod tests {
         let layout = Layout { nodes: 1, network_of: None, keep: folder.clone(), folder };
         assert!(Journals.rewind(&layout, 1, 3).expect("not an error").contains("not begun"));
         Journals.lose(&layout, 1, 3).expect("not an error");
+        assert!(ensure_recording(&layout).is_err_and(|error| error.to_string().contains("node 1")));
     }
 }

@@ -135,7 +135,11 @@ pub fn remove_half_made(folder: &Path) -> io::Result<()> {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_snapshot = name.starts_with("snap.") && name.ends_with(".generating");
-        if is_snapshot || (name == SLED_CONFIGURATION && !is_whole(&fs::read(&path)?)) {
+        let is_torn = name == SLED_CONFIGURATION && !is_whole(&fs::read(&path)?);
+        if is_torn {
+            tracing::warn!(path = %path.display(), "the store's configuration is torn or damaged: it is written anew");
+        }
+        if is_snapshot || is_torn {
             fs::remove_file(&path)?;
         }
     }

@@ -37,7 +37,7 @@ public final class Quorum {
                         .all().get();
                 case "add" -> {
                     int port = Integer.parseInt(arguments[5]);
-                    Set<RaftVoterEndpoint> endpoints = Set.of(new RaftVoterEndpoint("cluster", arguments[4], port));
+                    Set<RaftVoterEndpoint> endpoints = Set.of(new RaftVoterEndpoint("CONTROLLER", arguments[4], port));
                     admin.addRaftVoter(Integer.parseInt(arguments[2]), Uuid.fromString(arguments[3]), endpoints)
                             .all().get();
                 }
