@@ -36,7 +36,7 @@ pub struct SessionParts {
     pub wants_shutdown: watch::Receiver<bool>,
     /// Set at each registration.
     pub epoch: watch::Sender<BrokerEpoch>,
-    /// Told, once and for ever, that this node's image is not the controller's: the node must stop.
+    /// Told, once and for ever, that this node's image is not that of most others: the node must stop.
     pub diverged: watch::Sender<Option<String>>,
 }
 
@@ -166,7 +166,7 @@ impl Session {
     fn verdict(&self, answer: &HeartbeatAnswer) -> Option<Ended> {
         match answer.verdict() {
             heartbeat_answer::Verdict::Diverged => {
-                let why = "the metadata image of this node is not the controller's at the same index: one of them \
+                let why = "the metadata image of this node is not that of most others at the same index: one of them \
                            applied a command differently. Move this node's metadata folder aside, so that it is \
                            fetched anew, and report this";
                 tracing::error!("{why}");
