@@ -9,6 +9,7 @@
 
 use super::BrokerError;
 use crate::ids::*;
+use crate::log::folder::FolderError;
 use crate::platform::{disk, random};
 use crate::telemetry::health::Health;
 use serde::{Deserialize, Serialize};
@@ -111,11 +112,13 @@ impl DataFolder {
 /// A full disk is waited out: by now this node may vote, and what it lacks to go on is a few bytes.
 pub async fn with_room<T>(
     health: &Health,
-    mut write: impl FnMut() -> Result<T, BrokerError>,
+    mut write: impl AsyncFnMut() -> Result<T, BrokerError>,
 ) -> Result<T, BrokerError> {
     loop {
-        match write() {
-            Err(BrokerError::Folder { path, source }) if disk::is_full(&source) => {
+        match write().await {
+            Err(BrokerError::Folder { path, source } | BrokerError::Logs(FolderError::Io { path, source }))
+                if disk::is_full(&source) =>
+            {
                 health.starting(format!("the disk of {} is full: waiting for room", path.display()));
                 tokio::time::sleep(LOOK_FOR_ROOM_EVERY).await;
             }
@@ -185,14 +188,18 @@ mod tests {
     async fn room_is_waited_for_and_nothing_else() {
         let health = Health::default();
         let mut answers = vec![ErrorKind::NotFound, ErrorKind::QuotaExceeded, ErrorKind::StorageFull];
-        let asked = with_room(&health, || {
+        let asked = with_room(&health, async || {
             let source = answers.pop().expect("asked until it fails otherwise").into();
-            Err::<(), _>(BrokerError::Folder { path: "the/folder".into(), source })
+            let path = "the/folder".into();
+            Err::<(), _>(match answers.len() {
+                1 => BrokerError::Logs(FolderError::Io { path, source }),
+                _ => BrokerError::Folder { path, source },
+            })
         });
         assert!(matches!(asked.await, Err(BrokerError::Folder { source, .. }) if source.kind() == ErrorKind::NotFound));
         let told = format!("{:?}", *health.watch().borrow());
         assert!(told.contains("the/folder") && told.contains("waiting for room"), "{told}");
-        assert!(matches!(with_room(&health, || Ok(7)).await, Ok(7)));
+        assert!(matches!(with_room(&health, async || Ok(7)).await, Ok(7)));
     }
 
     #[test]

@@ -295,7 +295,7 @@ impl Running {
         let formed = self.control.run(async move { formation::form(&forming, &config).await });
         let (cluster, lost) = formed.await.ok_or_else(stopped_early)??;
         let (folder, health) = (&mut self.folder, &self.health);
-        folder::with_room(health, || folder.remember_cluster(cluster)).await?;
+        folder::with_room(health, async || folder.remember_cluster(cluster)).await?;
         let stop = || self.control_stop.subscribe();
         self.control.handle().spawn(formation::announce(node.clone(), self.config.clone(), stop()));
         self.control.handle().spawn(refill::follow(node.clone(), lost, stop()));
@@ -310,9 +310,12 @@ impl Running {
     ) -> Result<(Hosted, LogFolder), BrokerError> {
         self.folder.begin_use()?;
         let (path, clean) = (self.folder.path().to_path_buf(), self.folder.was_clean());
-        let room = self.room.clone();
-        let opened = tokio::task::spawn_blocking(move || LogFolder::open_sharing(&path, clean, room)).await;
-        let folder = opened.map_err(|e| BrokerError::Runtime(io::Error::other(e)))??;
+        let opened = async || {
+            let (path, room) = (path.clone(), self.room.clone());
+            let opened = tokio::task::spawn_blocking(move || LogFolder::open_sharing(&path, clean, room)).await;
+            Ok(opened.map_err(|e| BrokerError::Runtime(io::Error::other(e)))??)
+        };
+        let folder = folder::with_room(&self.health, opened).await?;
         let threads = usize::try_from(self.config.kafka.int("highwater.flush.threads")).unwrap_or(1);
         let flusher = Flusher::start(threads);
         self.flusher = Some(flusher.clone());

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const PREFIX: &str = "hwchaos-";
 /// Part of the file name of a run's folder, too.
 const FOLDER: &str = "highwater-chaos-";
+const MEMORY: &str = "/dev/shm";
 
 pub fn hub(pid: u32) -> String {
     format!("{PREFIX}{pid}-hub")
@@ -20,6 +21,15 @@ pub fn of_node(pid: u32, node: u16) -> String {
 /// The folder of the run of process `pid`.
 pub fn folder(pid: u32) -> PathBuf {
     std::env::temp_dir().join(format!("{FOLDER}{pid}"))
+}
+
+/// Where the power-cut layer writes of the run with this folder: in memory, where there is such a place. A node writes
+/// nothing before its journal has it, so a disk that stalls would stop even those whose data is elsewhere.
+pub fn journals(folder: &Path) -> PathBuf {
+    match folder.file_name() {
+        Some(name) if Path::new(MEMORY).is_dir() => Path::new(MEMORY).join(name),
+        _ => folder.join("journals"),
+    }
 }
 
 pub fn make(pid: u32, nodes: u16) -> anyhow::Result<()> {
@@ -48,6 +58,7 @@ pub fn remove(pid: u32) {
             eprintln!("namespace {name} is left behind: {error:#}");
         }
     }
+    remove_folder(&journals(&folder(pid)));
     remove_folder(&folder(pid));
 }
 
@@ -56,8 +67,8 @@ pub fn remove_leftovers() {
     for pid in list().iter().filter_map(|name| owner(name, PREFIX)).filter(|pid| !is_alive(*pid)) {
         remove(pid);
     }
-    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
-    for entry in entries.flatten() {
+    let places = [std::env::temp_dir(), PathBuf::from(MEMORY)];
+    for entry in places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten().flatten() {
         let name = entry.file_name();
         if let Some(pid) = name.to_str().and_then(|name| owner(name, FOLDER))
             && !is_alive(pid)

@@ -196,7 +196,7 @@ fn was_terminated(status: ExitStatus) -> bool {
 
 /// Where the power-cut layer keeps what the node has not synced.
 pub fn journal(layout: &Layout, node: NodeId) -> PathBuf {
-    layout.folder.join("journals").join(format!("node-{node}"))
+    namespaces::journals(&layout.folder).join(format!("node-{node}"))
 }
 
 #[cfg(test)]
