@@ -15,3 +15,4 @@ pub mod namespaces;
 pub mod network;
 pub mod node;
 pub mod nodes;
+pub mod threads;

@@ -42,6 +42,10 @@ impl Node {
         self.child.is_some()
     }
 
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     pub fn is_paused(&self) -> bool {
         self.paused
     }

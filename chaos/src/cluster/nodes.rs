@@ -4,6 +4,7 @@ use super::disk;
 use super::layout::{Layout, NodeId};
 use super::network::{self, Cuts};
 use super::node::{Launch, Node};
+use super::threads;
 use std::time::Duration;
 
 /// Longer than a clean stop may take by itself.
@@ -36,6 +37,13 @@ impl Nodes {
             nodes.start_node(id)?;
         }
         Ok(nodes)
+    }
+
+    /// What all of them are doing, and the machine.
+    pub fn threads(&self) -> String {
+        let of = |node: &Node| format!("node {}\n{}", node.id, node.pid().map(threads::of_process).unwrap_or_default());
+        let told: Vec<String> = self.nodes.iter().map(of).collect();
+        format!("{}\n{}\n", told.join("\n"), threads::of_machine())
     }
 
     fn node(&mut self, id: NodeId) -> &mut Node {

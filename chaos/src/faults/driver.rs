@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Every partition takes writes so soon after everything is healed.
 pub const WRITABLE_WITHIN_MS: u32 = 10_000;
+/// Longer than a round takes as a rule: what every thread does is written down.
+const LOOKED_AT_MS: u32 = 5_000;
 /// Given up, to go on with the next round.
 const WRITABLE_GIVEN_UP_MS: u32 = 40_000;
 const TICK: Duration = Duration::from_millis(20);
@@ -132,7 +134,7 @@ impl Driver {
     /// Everything is healed now: waits until each place has acked something sent since.
     pub fn wait_writable(&mut self, after: &str) -> anyhow::Result<()> {
         let healed = self.clock.ms();
-        let mut told = false;
+        let (mut told, mut looked_at) = (false, false);
         loop {
             let mut silent = self.progress.silent_since(healed);
             silent.retain(|place| self.world.is_used(*place));
@@ -144,6 +146,10 @@ impl Driver {
             }
             if self.is_interrupted() {
                 return Ok(());
+            }
+            if took > LOOKED_AT_MS && !looked_at {
+                looked_at = true;
+                self.keep_threads();
             }
             if took > WRITABLE_WITHIN_MS && !told {
                 told = true;
@@ -162,6 +168,14 @@ impl Driver {
                 return Ok(());
             }
             self.tick()?;
+        }
+    }
+
+    /// Looked at while it lasts: logs do not tell what a thread waits for.
+    fn keep_threads(&self) {
+        let path = self.world.nodes.layout.keep.join(format!("threads-{}.txt", self.clock.ms()));
+        if let Err(error) = std::fs::write(&path, self.world.nodes.threads()) {
+            self.status.say(&format!("{}: {error}", path.display()));
         }
     }
 
