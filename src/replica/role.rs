@@ -251,7 +251,7 @@ impl Partition {
         let Some(log) = state.log.as_mut() else { return after };
         // Rule 4: nothing is appended before the epoch's start is noted (see `log/epochs.rs`).
         if let Err(error) = log.begin_epoch(view.leader_epoch) {
-            tracing::error!(partition = ?self, %error, "cannot lead: this log holds a newer epoch than the one it was elected with");
+            tracing::error!(partition = ?self, %error, "cannot lead: this log holds an epoch newer than its own");
             after.failed.extend(state.fail_parked(|| PartitionError::NotLeader(hint)));
             state.role = Role::Follower;
             return after;
