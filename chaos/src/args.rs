@@ -41,6 +41,9 @@ pub struct Args {
     /// Where logs and history go; kept only on failure unless given [default: chaos-runs/SEED]
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    /// Keep the clients' debug logs too: what librdkafka did, the newest 64 to 128 MiB of each client
+    #[arg(long)]
+    pub client_logs: bool,
     /// The power-cut layer's library, preloaded into the nodes [default: beside this executable]
     #[arg(long, value_name = "FILE")]
     pub powercut: Option<PathBuf>,

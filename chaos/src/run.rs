@@ -18,6 +18,7 @@ use crate::faults::power;
 use crate::history::History;
 use crate::status::{self, Status};
 use crate::verify;
+use crate::workload::client_log::ClientLogs;
 use crate::workload::load::{self, Load};
 use crate::workload::topics::{TOPICS, places};
 use anyhow::{Context, bail, ensure};
@@ -99,7 +100,8 @@ pub fn run(args: &Args, seed: u64, layout: &Layout, interrupted: Arc<AtomicBool>
     }
     status.say("the cluster is formed, its topics are in sync");
 
-    let load = Load::start(&layout.bootstrap(), args.rate, progress, clock)?;
+    let logs = ClientLogs::below(args.client_logs.then_some(&*layout.keep));
+    let load = Load::start(&layout.bootstrap(), args.rate, progress, clock, &logs)?;
     let watching = status::watch(&status, &load.progress, layout)?;
     let mut driver = Driver::new(world, status.clone(), load.progress.clone(), clock, interrupted);
     let mut history = History::default();

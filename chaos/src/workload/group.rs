@@ -1,6 +1,7 @@
 //! Members of one group, which read everything at least once between them and commit what they have read.
 
 use super::client;
+use super::client_log::{ClientLog, ClientLogs};
 use super::progress::Progress;
 use super::reader::{is_reset, note};
 use super::topics::{Places, TOPICS};
@@ -8,6 +9,7 @@ use crate::clock::Clock;
 use crate::history::{Commit, End, Hang, Ownership, Place, Reader};
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
@@ -66,6 +68,7 @@ struct Noted {
     member: usize,
     places: Arc<Places>,
     clock: Clock,
+    log: ClientLog,
 }
 
 impl Noted {
@@ -134,6 +137,10 @@ struct Context(Arc<Noted>);
 impl ClientContext for Context {
     /// Nodes that are down are told of elsewhere.
     fn error(&self, _: KafkaError, _: &str) {}
+
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.log.write(self.0.clock.ms(), facility, message);
+    }
 }
 
 impl ConsumerContext for Context {
@@ -164,11 +171,14 @@ pub fn start(
     places: &Arc<Places>,
     progress: &Arc<Progress>,
     clock: Clock,
+    logs: &ClientLogs,
 ) -> anyhow::Result<Running> {
     let name = format!("member-{}", setup.number);
     let seen = Seen { reader: Reader { name: name.clone(), ..Reader::default() }, ..Seen::default() };
-    let noted = Arc::new(Noted { seen: Mutex::new(seen), member: setup.number, places: places.clone(), clock });
-    let consumer: BaseConsumer<Context> = client::consumer(bootstrap, &name)
+    let mut config = client::consumer(bootstrap, &name);
+    let log = logs.of(&name, false, &mut config)?;
+    let noted = Arc::new(Noted { seen: Mutex::new(seen), member: setup.number, places: places.clone(), clock, log });
+    let consumer: BaseConsumer<Context> = config
         .set("group.id", GROUP)
         .set("session.timeout.ms", "6000")
         .set("max.poll.interval.ms", "6000")

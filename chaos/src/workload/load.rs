@@ -1,5 +1,6 @@
 //! All clients of a run together.
 
+use super::client_log::ClientLogs;
 use super::progress::Progress;
 use super::topics::Places;
 use super::{group, producer, reader};
@@ -27,15 +28,21 @@ pub fn progress() -> Progress {
 
 impl Load {
     /// `rate`: records a second, over all producers.
-    pub fn start(bootstrap: &str, rate: u32, progress: Arc<Progress>, clock: Clock) -> anyhow::Result<Load> {
+    pub fn start(
+        bootstrap: &str,
+        rate: u32,
+        progress: Arc<Progress>,
+        clock: Clock,
+        logs: &ClientLogs,
+    ) -> anyhow::Result<Load> {
         let places = Arc::new(Places::new());
         let count = u16::try_from(producer::SPECS.len())?;
         let rate = f64::from(rate) / f64::from(count);
         let producers = (0..count)
-            .map(|number| producer::start(number, rate, bootstrap, &places, &progress, clock))
+            .map(|number| producer::start(number, rate, bootstrap, &places, &progress, clock, logs))
             .collect::<anyhow::Result<_>>()?;
         let readers = (0..READERS)
-            .map(|n| reader::start(n, bootstrap, &places, &progress, clock))
+            .map(|n| reader::start(n, bootstrap, &places, &progress, clock, logs))
             .collect::<anyhow::Result<_>>()?;
         let members = (0..MEMBERS)
             .map(|n| {
@@ -45,6 +52,7 @@ impl Load {
                     &places,
                     &progress,
                     clock,
+                    logs,
                 )
             })
             .collect::<anyhow::Result<_>>()?;

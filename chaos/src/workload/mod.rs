@@ -6,6 +6,7 @@
 //! ```
 
 pub mod client;
+pub mod client_log;
 pub mod group;
 pub mod load;
 pub mod producer;

@@ -1,11 +1,13 @@
 //! One producer: unique values at a steady rate, round robin over all places, each outcome noted.
 
 use super::client;
+use super::client_log::{ClientLog, ClientLogs};
 use super::progress::Progress;
 use super::topics::Places;
 use crate::clock::Clock;
 use crate::history::{Outcome, Place, Promise, Send, Value};
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
@@ -47,6 +49,7 @@ struct Shared {
     promise: Promise,
     progress: Arc<Progress>,
     clock: Clock,
+    log: ClientLog,
 }
 
 impl Shared {
@@ -61,6 +64,10 @@ struct Context(Arc<Shared>);
 impl ClientContext for Context {
     /// Nodes that are down are told of elsewhere.
     fn error(&self, _: KafkaError, _: &str) {}
+
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.log.write(self.0.clock.ms(), facility, message);
+    }
 }
 
 impl ProducerContext for Context {
@@ -115,10 +122,12 @@ pub fn start(
     places: &Arc<Places>,
     progress: &Arc<Progress>,
     clock: Clock,
+    logs: &ClientLogs,
 ) -> anyhow::Result<Running> {
     let Spec { promise, idempotent, message_timeout_ms, compression } = SPECS[usize::from(number)];
-    let shared = Arc::new(Shared { sends: Mutex::default(), promise, progress: progress.clone(), clock });
     let mut config = client::producer(bootstrap, promise.name);
+    let log = logs.of(promise.name, true, &mut config)?;
+    let shared = Arc::new(Shared { sends: Mutex::default(), promise, progress: progress.clone(), clock, log });
     config
         .set("enable.idempotence", idempotent.to_string())
         .set("acks", if promise.kept { "all" } else { "1" })
@@ -141,6 +150,7 @@ pub fn start(
 fn send_all(producer: &BaseProducer<Context>, shared: &Shared, number: u16, rate: f64, places: &Places) {
     let start = Instant::now();
     let (mut sequence, mut turn, mut due) = (0u64, 0u64, 0.0);
+    let mut fatal = None;
     while !shared.progress.stop_sending.load(Ordering::Relaxed) {
         while start.elapsed().as_secs_f64() * rate > due {
             due += 1.0;
@@ -155,6 +165,13 @@ fn send_all(producer: &BaseProducer<Context>, shared: &Shared, number: u16, rate
             sequence += u64::from(send(producer, shared, Value::new(number, sequence), place, places));
         }
         producer.poll(POLL);
+        if fatal.is_none() {
+            fatal = producer.client().fatal_error();
+            if let Some((code, why)) = &fatal {
+                // It takes nothing any more; the checker finds that it went quiet.
+                eprintln!("{}: {code:?}: {why}", shared.promise.name);
+            }
+        }
     }
     if producer.flush(FLUSH).is_err() {
         // Outcomes of what was sent and not answered stay unknown.
@@ -180,7 +197,7 @@ fn send(producer: &BaseProducer<Context>, shared: &Shared, value: Value, place: 
             // Only this thread appends, and callbacks come only while it polls.
             shared.sends().pop();
             shared.progress.failed.fetch_add(1, Ordering::Relaxed);
-            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+            if !matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull | RDKafkaErrorCode::Fatal)) {
                 eprintln!("{}: {error}", shared.promise.name);
             }
             producer.poll(POLL);

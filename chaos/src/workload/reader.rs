@@ -1,12 +1,15 @@
 //! A reader by assignment: everything from the beginning, one place after the other never skipped.
 
 use super::client;
+use super::client_log::{ClientLog, ClientLogs};
 use super::progress::Progress;
 use super::topics::Places;
 use crate::clock::Clock;
 use crate::history::{Place, Read, Reader, Value};
 use anyhow::{Context, bail};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use std::collections::BTreeMap;
@@ -19,6 +22,19 @@ const FINISHED_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(100);
 /// Everything there is must be readable by then at the end.
 const LAST_READ: Duration = Duration::from_secs(60);
+
+struct Logged(ClientLog, Clock);
+
+impl ClientContext for Logged {
+    /// Nodes that are down are told of elsewhere.
+    fn error(&self, _: KafkaError, _: &str) {}
+
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.write(self.1.ms(), facility, message);
+    }
+}
+
+impl ConsumerContext for Logged {}
 
 pub struct Running {
     told: Receiver<Reader>,
@@ -50,9 +66,12 @@ pub fn start(
     places: &Arc<Places>,
     progress: &Arc<Progress>,
     clock: Clock,
+    logs: &ClientLogs,
 ) -> anyhow::Result<Running> {
     let name = format!("reader-{number}");
-    let consumer: BaseConsumer = client::consumer(bootstrap, &name).create()?;
+    let mut config = client::consumer(bootstrap, &name);
+    let log = logs.of(&name, false, &mut config)?;
+    let consumer: BaseConsumer<Logged> = config.create_with_context(Logged(log, clock))?;
     consumer.assign(&places.at_beginning())?;
     let (places, progress) = (places.clone(), progress.clone());
     let mut reader = Reader { name: name.clone(), ..Reader::default() };
