@@ -37,7 +37,7 @@ if ! docker image inspect debian:bookworm-slim >/dev/null 2>&1; then
   tar -C "$work/base" -c . | docker import - debian:bookworm-slim >/dev/null
 fi
 mkdir -p "$root/target/release"
-[ "$highwater" = "$root/target/release/highwater" ] || cp "$highwater" "$root/target/release/highwater"
+[ "$highwater" -ef "$root/target/release/highwater" ] || cp "$highwater" "$root/target/release/highwater"
 
 bootstrap=localhost:19092,localhost:29092,localhost:39092
 compose build --quiet

@@ -22,7 +22,7 @@ fn leader(powered: &Powered) -> u16 {
     wait_for("a leader", SOON, || u16::try_from(powered.partitions("t")?.first()?.0).ok().filter(|id| *id > 0))
 }
 
-/// REPLICATION's rule 19 from end to end: `below` of the leader's disk can sync nothing any more.
+/// Replication's rule 19 from end to end: `below` of the leader's disk can sync nothing any more.
 fn a_leader_whose_disk_fails(name: &str, below: &str) {
     let mut powered = Powered::new(name, 3);
     powered.start_all(Under::Shim);

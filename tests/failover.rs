@@ -193,6 +193,28 @@ fn a_rolling_restart_under_load_shows_a_default_client_no_error() {
 }
 
 #[test]
+fn a_node_that_nobody_answers_stops_all_the_same() {
+    let cluster = Cluster::start("unanswered", 3, &[]);
+    cluster.create_topic("t", PARTITIONS, 3, &[]);
+    wait_in_sync(&cluster, "t");
+    let mut load = Load::start(&cluster.bootstrap(), "t", PARTITIONS);
+    load.wait_acked(500, SOON);
+    // Nobody is left to take over, and connections stay open.
+    cluster.dev(&["pause", "2"]).assert_ok("pause");
+    cluster.dev(&["pause", "3"]).assert_ok("pause");
+    let pid = cluster.pid(1).expect("it runs");
+    support::run("kill", &["-TERM", &pid.to_string()]).assert_ok("SIGTERM");
+    wait_for("the node stops by itself", SOON, || has_ended(pid).then_some(()));
+    cluster.dev(&["resume", "2"]).assert_ok("resume");
+    cluster.dev(&["resume", "3"]).assert_ok("resume");
+    cluster.start_node(1);
+    wait_in_sync(&cluster, "t");
+    load.wait_acked(500, SOON);
+    load.finish();
+    assert_exactly_once(&load.acks, &read_all(&cluster.bootstrap(), "t", PARTITIONS));
+}
+
+#[test]
 fn a_wiped_node_is_refilled_and_nothing_is_lost() {
     let cluster = Cluster::start("wiped", 3, &[]);
     cluster.create_topic("t", PARTITIONS, 3, &[]);

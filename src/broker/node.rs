@@ -339,6 +339,7 @@ impl Running {
         let parts = SessionParts {
             node: node.clone(),
             registration,
+            heartbeat_every: millis(&self.config, "broker.heartbeat.interval.ms"),
             silence_max: session_timeout(&self.config) / 2,
             ready: self.logs_open.subscribe(),
             wants_shutdown: self.wants_shutdown.subscribe(),
@@ -478,12 +479,16 @@ fn stopped_early() -> BrokerError {
     BrokerError::Runtime(io::Error::other("the control runtime ended"))
 }
 
+fn millis(config: &NodeConfig, name: &str) -> Duration {
+    Duration::from_millis(u64::try_from(config.kafka.int(name)).unwrap_or(0))
+}
+
 fn session_timeout(config: &NodeConfig) -> Duration {
-    Duration::from_millis(u64::try_from(config.kafka.int("broker.session.timeout.ms")).unwrap_or(1_500))
+    millis(config, "broker.session.timeout.ms")
 }
 
 fn replica_config(config: &NodeConfig) -> ReplicaConfig {
-    let millis = |name| Duration::from_millis(u64::try_from(config.kafka.int(name)).unwrap_or(0));
+    let millis = |name| millis(config, name);
     let bytes = |name| usize::try_from(config.kafka.int(name)).unwrap_or(0);
     ReplicaConfig {
         lag_time_max: millis("replica.lag.time.max.ms"),

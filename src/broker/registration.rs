@@ -12,7 +12,7 @@ use crate::platform::{disk, random};
 pub struct Unasked(BrokerRegistration);
 
 impl Unasked {
-    /// An earlier run had a disk error: what this folder holds is not to be trusted (REPLICATION rule 19).
+    /// An earlier run had a disk error: what this folder holds is not to be trusted (replication.md, rule 19).
     pub fn with(self, logs: &LogFolder) -> BrokerRegistration {
         BrokerRegistration { data_lost: logs.is_lossy(), ..self.0 }
     }

@@ -1,4 +1,4 @@
-//! A clean stop: leaders handed over first, the marker written last (REPLICATION rule 17).
+//! A clean stop: leaders handed over first, the marker written last (replication.md, rule 17).
 
 use crate::ids::*;
 use crate::metadata::image::Image;

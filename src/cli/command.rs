@@ -64,11 +64,11 @@ pub enum Command {
     Cluster(cluster::Cluster),
     /// Who votes on metadata; add, remove and replace voters
     Quorum(quorum::Quorum),
-    /// Create, list, describe, grow, reassign and delete topics
+    /// Create, list, describe, grow, reassign and delete topics; elect their leaders
     Topic(topic::Topic),
     /// List brokers, drain them, and take them out of the cluster
     Broker(broker::Broker),
-    /// List and describe consumer groups
+    /// List, describe and delete consumer groups; reset their offsets
     Group(group::Group),
     /// Write lines from standard input to a topic
     Produce(produce::Produce),

@@ -49,13 +49,12 @@ fn next(attempt: Attempt, idempotent: bool) -> Next {
 }
 
 /// Doing it twice is doing it once, and the second answer is true as well. Creations and compare-and-sets are not: the
-/// second attempt would meet the first one's effect and answer "exists" or "stale" for what succeeded. An ISR proposal
-/// is: a stale answer makes its leader look at the image, which shows what the first attempt did. A block of producer
-/// ids allocated twice only leaves a gap.
+/// second attempt would meet the first one's effect and answer "exists" or "stale" for what succeeded. Nor is an ISR
+/// proposal: a second attempt that is refused says nothing about the first, so its leader has to know that there was one.
+/// A block of producer ids allocated twice only leaves a gap.
 fn is_idempotent(intent: &Intent) -> bool {
     match intent {
-        Intent::AlterIsr { .. }
-        | Intent::SetConfigs { .. }
+        Intent::SetConfigs { .. }
         | Intent::AllocateProducerIds { .. }
         | Intent::BeginShutdown { .. }
         | Intent::FenceSelf { .. }
@@ -65,7 +64,8 @@ fn is_idempotent(intent: &Intent) -> bool {
         | Intent::DescribeQuorum
         | Intent::ReportDamage { .. } => true,
         Intent::CreateTopics { validate_only, .. } | Intent::CreatePartitions { validate_only, .. } => *validate_only,
-        Intent::DeleteTopics { .. }
+        Intent::AlterIsr { .. }
+        | Intent::DeleteTopics { .. }
         | Intent::ChangeGroups(_)
         | Intent::AlterReassignments { .. }
         | Intent::ElectUnclean { .. }
@@ -248,6 +248,8 @@ mod tests {
             write: None,
         };
         assert!(!is_idempotent(&Intent::ChangeGroups(vec![change])));
+        let isr = Intent::AlterIsr { broker: BrokerId(1), epoch: BrokerEpoch(1), proposals: Vec::new() };
+        assert!(!is_idempotent(&isr), "its leader must know that an earlier attempt may still land");
         assert!(is_idempotent(&Intent::FenceSelf { broker: BrokerId(1), epoch: BrokerEpoch(1) }));
     }
 }

@@ -1,4 +1,4 @@
-//! Forming a cluster, or joining the one there is (DESIGN §3).
+//! Forming a cluster, or joining the one there is.
 //!
 //! ```text
 //! metadata in the folder? ─ yes ─→ start

@@ -6,7 +6,6 @@
 //! any room ─────── channel ────→ Submit (or straight, on the controller itself) ─→ controller
 //! any node ──────── states ────→ PartitionStates of the broker that hosts them
 //! a coordinator ─ log_ends ─→ LogEnds of the partitions' leaders
-//! the controller ─ membership ─→ learners that join, a wiped voter's replacement
 //! the controller ─ membership ─→ learners that join, addresses that change, a wiped voter's replacement
 //! a controller that votes no more ─ handover ─→ Campaign, at the remaining voters
 //! a node whose folder was lost ─ refill ─→ tells what happens by itself, and when it is done

@@ -5,7 +5,6 @@ use super::peers;
 use super::proto::cluster_client::ClusterClient;
 use super::proto::{Heartbeat, HeartbeatAnswer, RegisterRequest, heartbeat_answer, register_answer};
 use crate::controller::controller::PROPOSE_TIMEOUT;
-use crate::controller::liveness::HEARTBEAT_EVERY;
 use crate::ids::*;
 use crate::metadata::command::BrokerRegistration;
 use crate::metadata::raft::types::{RaftNodeId, encode_message};
@@ -29,6 +28,8 @@ pub const NOT_REGISTERED: BrokerEpoch = BrokerEpoch(-1);
 pub struct SessionParts {
     pub node: Node,
     pub registration: BrokerRegistration,
+    /// `broker.heartbeat.interval.ms`.
+    pub heartbeat_every: Duration,
     /// Half the session timeout: without an answer for so long the stream is opened anew.
     pub silence_max: Duration,
     /// The logs are open and the replica listener takes fetches.
@@ -129,7 +130,7 @@ impl Session {
             Ok(Err(status)) => return Ended::Broken(format!("{address}: {}", status.message())),
             Err(_) => return Ended::Broken(format!("{address} does not answer")),
         };
-        let mut tick = tokio::time::interval(HEARTBEAT_EVERY);
+        let mut tick = tokio::time::interval(self.parts.heartbeat_every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut answered = clock::now();
         let node = self.parts.node.clone();

@@ -190,6 +190,7 @@ async fn start_node(
         let parts = SessionParts {
             registration: registration(me, &config),
             node: joining,
+            heartbeat_every: Duration::from_millis(100),
             silence_max: session / 2,
             ready,
             wants_shutdown,

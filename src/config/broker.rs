@@ -103,7 +103,7 @@ const DEFINITIONS: &[Definition] = &[
         "5000",
         1,
         I32,
-        "The most members one group of the consumer protocol may have (Kafka: without limit).",
+        "The most members one group of the consumer protocol may have, 5000 at most (Kafka: without limit).",
     ),
     one_of(
         "group.consumer.migration.policy",
@@ -140,7 +140,7 @@ const DEFINITIONS: &[Definition] = &[
         "How long a new group waits for more members before its first rebalance.",
     ),
     int("group.max.session.timeout.ms", "1800000", 1, I32, "The longest session timeout a member may ask for."),
-    int("group.max.size", "5000", 1, I32, "The most members one group may have (Kafka: without limit)."),
+    int("group.max.size", "5000", 1, I32, "The most members one group may have, 5000 at most (Kafka: without limit)."),
     int("group.min.session.timeout.ms", "6000", 1, I32, "The shortest session timeout a member may ask for."),
     one_of(
         "highwater.durability",
@@ -190,7 +190,7 @@ const DEFINITIONS: &[Definition] = &[
         name: "log.cleanup.policy",
         default: "delete",
         kind: Kind::ListOf(super::topic::CLEANUP_POLICIES),
-        doc: "delete, compact, or both.",
+        doc: "delete, compact, or both; nothing is compacted yet.",
         broker_synonym: None,
     },
     int("log.index.interval.bytes", "4096", 0, I32, "Bytes of log between two index entries."),
@@ -214,7 +214,7 @@ const DEFINITIONS: &[Definition] = &[
     int("log.retention.ms", "604800000", -1, i64::MAX, "How long records are kept; -1 means for ever."),
     int("log.roll.ms", "604800000", 1, i64::MAX, "Age after which a segment is rolled even if it is not full."),
     int("log.segment.bytes", "1073741824", 1_024, I32, "Size at which a segment is rolled."),
-    int("max.connections", "10000", 1, I32, "The most connections per listener."),
+    int("max.connections", "10000", 1, I32, "The most connections per listener (Kafka: 2147483647 in all)."),
     int("max.incremental.fetch.session.cache.slots", "1000", 0, I32, "The most fetch sessions kept for clients."),
     int("message.max.bytes", "1048588", 0, I32, "The largest record batch accepted."),
     int(
@@ -280,6 +280,17 @@ pub const DYNAMIC: [&str; 2] = ["follower.replication.throttled.rate", "leader.r
 /// Checks one broker config before it is set.
 pub fn validate(name: &str, value: &str) -> Result<(), ConfigError> {
     definition::find(DEFINITIONS, name)?.check(value)
+}
+
+/// Checks that a session outlasts a few heartbeats: a broker that is only late must not be fenced.
+pub fn validate_session(broker: &BrokerConfigs) -> Result<(), ConfigError> {
+    const INTERVAL: &str = "broker.heartbeat.interval.ms";
+    const TIMEOUT: &str = "broker.session.timeout.ms";
+    let (interval, timeout) = (broker.int(INTERVAL), broker.int(TIMEOUT));
+    if interval <= timeout / 4 {
+        return Ok(());
+    }
+    Err(ConfigError(format!("{INTERVAL} ({interval}) must be at most a quarter of {TIMEOUT} ({timeout})")))
 }
 
 /// Values of Kafka-named broker configs: what was given (validated), over the defaults.

@@ -151,6 +151,7 @@ fn assemble(mut flat: Flat) -> Result<NodeConfig, ConfigError> {
         }
     }
     super::group::validate_broker(&kafka)?;
+    super::broker::validate_session(&kafka)?;
     let node_id = flat.remove("node_id").ok_or_else(|| {
         ConfigError("node_id is missing: give each node a number of its own, such as node_id = 1".into())
     })?;
@@ -325,5 +326,9 @@ mod tests {
         assert!(message("node_id = 1\ndata_dir = \"d\"\nroles = [\"controler\"]").contains("controller"));
         let pair = "node_id = 1\ndata_dir = \"d\"\n[kafka]\n\"group.consumer.heartbeat.interval.ms\" = 45000";
         assert!(message(pair).contains("group.consumer.session.timeout.ms (45000)"));
+        let late = "node_id = 1\ndata_dir = \"d\"\n[kafka]\n\"broker.heartbeat.interval.ms\" = 2000";
+        assert!(message(late).contains("broker.session.timeout.ms (1500)"));
+        let kafkas = format!("{late}\n\"broker.session.timeout.ms\" = 9000");
+        assert_eq!(load(&kafkas, &[], &[]).map(|_| ()), Ok(()));
     }
 }

@@ -29,7 +29,7 @@ const DEFINITIONS: &[Definition] = &[
         "delete",
         Kind::ListOf(CLEANUP_POLICIES),
         Some("log.cleanup.policy"),
-        "delete drops old segments; compact keeps the newest record of each key.",
+        "delete drops old segments; compact asks for a key in each record, and nothing is compacted yet: all of them stay.",
     ),
     define(
         "compression.type",
@@ -43,7 +43,7 @@ const DEFINITIONS: &[Definition] = &[
         "86400000",
         Kind::Int { min: 0, max: i64::MAX },
         None,
-        "How long tombstones of a compacted topic are kept.",
+        "How long tombstones of a compacted topic are kept; nothing is compacted yet.",
     ),
     define(
         "file.delete.delay.ms",
@@ -85,7 +85,7 @@ const DEFINITIONS: &[Definition] = &[
         "9223372036854775807",
         Kind::Int { min: 1, max: i64::MAX },
         None,
-        "The longest a record stays uncompacted.",
+        "The longest a record stays uncompacted; nothing is compacted yet.",
     ),
     define(
         "max.message.bytes",
@@ -120,14 +120,14 @@ const DEFINITIONS: &[Definition] = &[
         "0.5",
         Kind::Text,
         None,
-        "The share of a compacted log that may be uncompacted.",
+        "The share of a compacted log that may be uncompacted; nothing is compacted yet.",
     ),
     define(
         "min.compaction.lag.ms",
         "0",
         Kind::Int { min: 0, max: i64::MAX },
         None,
-        "The shortest a record stays uncompacted.",
+        "The shortest a record stays uncompacted; nothing is compacted yet.",
     ),
     define(
         "min.insync.replicas",
@@ -272,7 +272,7 @@ impl TopicConfig {
         }
     }
 
-    /// Effective min ISR = min(min.insync.replicas, replica count), everywhere (REPLICATION rule 2).
+    /// Effective min ISR = min(min.insync.replicas, replica count), everywhere (replication.md, rule 2).
     pub fn effective_min_isr(&self, replicas: usize) -> usize {
         self.min_insync_replicas.unwrap_or(if replicas >= 3 { 2 } else { 1 }).min(replicas).max(1)
     }

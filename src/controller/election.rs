@@ -1,5 +1,5 @@
 //! Leadership returns to the preferred replica once it has been in sync for a while, a few partitions at a time
-//! (REPLICATION rule 16); and a broker that is shutting down hands over what could not be handed over at once.
+//! (replication.md, rule 16); and a broker that is shutting down hands over what could not be handed over at once.
 
 use super::replica_states::ReplicaState;
 use crate::ids::*;

@@ -1,5 +1,5 @@
-//! Stories of leaders handed back and handed over, over the real `apply` (REPLICATION rules 16 and 17). Each line of a
-//! log is "milliseconds what happened"; a tick comes every 100 ms.
+//! Stories of leaders handed back and handed over, over the real `apply` (replication.md, rules 16 and 17). Each
+//! line of a log is "milliseconds what happened"; a tick comes every 100 ms.
 
 use super::super::replica_states::FollowerProgress;
 use super::super::testing::{image_with, topic};

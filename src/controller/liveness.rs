@@ -1,4 +1,4 @@
-//! Which brokers are alive: sessions, lost connections, dials (DESIGN §4). Pure: events and the time in, effects out.
+//! Which brokers are alive: sessions, lost connections, dials. Pure: events and the time in, effects out.
 //!
 //! ```text
 //! heartbeat ──────────→ session renewed; unfence once ready and caught up to its registration
@@ -20,8 +20,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// How often brokers send heartbeats.
-pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
 /// How often [`Liveness::tick`] is called.
 pub const TICK_EVERY: Duration = Duration::from_millis(50);
 

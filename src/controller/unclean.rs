@@ -1,4 +1,4 @@
-//! The last resort: a leader from outside ISR and ELR, the one with the longest log (REPLICATION rule 10).
+//! The last resort: a leader from outside ISR and ELR, the one with the longest log (replication.md, rule 10).
 //!
 //! ```text
 //! no leader, and it is allowed ─→ every live replica tells (last epoch, end) ─→ the largest leads

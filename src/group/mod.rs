@@ -9,7 +9,7 @@
 //! ```
 //!
 //! What must outlive the coordinator is in two places: members, generation and assignment in the metadata image
-//! (committed before anyone is told of them), offsets in the compacted topic.
+//! (committed before anyone is told of them), offsets in `__consumer_offsets` (kept short by `rewrite`).
 
 pub mod assignor;
 mod burial;

@@ -51,7 +51,7 @@ pub fn append(error: &AppendError) -> Code {
         AppendError::UnknownProducer(_) => Code::UnknownProducerId,
         // Only a follower's append: it never answers a client.
         AppendError::NotContiguous { .. } => Code::UnknownServerError,
-        AppendError::DiskFull | AppendError::Disk(_) | AppendError::Offline => Code::KafkaStorageError,
+        AppendError::NoRoom | AppendError::Disk(_) | AppendError::Offline => Code::KafkaStorageError,
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
             PartitionError::NotEnoughReplicasAfterAppend,
             PartitionError::OffsetNotAvailable,
             PartitionError::UnknownReplica,
-            PartitionError::Append(AppendError::DiskFull),
+            PartitionError::Append(AppendError::NoRoom),
             PartitionError::Append(AppendError::Disk(io::Error::other("x"))),
             PartitionError::Append(AppendError::Offline),
             PartitionError::Append(AppendError::Invalid(RecordError::BadCrc { stored: 1, computed: 2 })),
@@ -224,7 +224,7 @@ mod tests {
             (partition(&PartitionError::OffsetNotAvailable), 78),
             (append(&fenced), 47),
             (append(&AppendError::UnknownProducer(ProducerId(1))), 59),
-            (append(&AppendError::DiskFull), 56),
+            (append(&AppendError::NoRoom), 56),
             (record(&RecordError::TooShort(3)), 2),
             (record(&RecordError::Empty), 87),
         ] {

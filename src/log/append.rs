@@ -145,7 +145,7 @@ impl PartitionLog {
         let last = headers.last().map_or(self.log_end, BatchHeader::last_offset);
         self.try_write(slices, length, last, now_ms).map_err(|error| {
             self.fail(&error);
-            if disk::is_full(&error) { AppendError::DiskFull } else { AppendError::Disk(error) }
+            if disk::is_passing(&error) { AppendError::NoRoom } else { AppendError::Disk(error) }
         })?;
 
         let segment = self.active().clone();
@@ -280,7 +280,7 @@ impl PartitionLog {
         self.published.publish_end(self.log_end);
         match self.active().spill_if_many() {
             // The rows stay in memory, and a later append tries again.
-            Err(error) if !disk::is_full(&error) => {
+            Err(error) if !disk::is_passing(&error) => {
                 self.go_offline(&error);
                 Err(AppendError::Disk(error))
             }

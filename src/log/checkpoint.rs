@@ -94,7 +94,32 @@ impl Checkpoint {
     /// Replaces both files, durably, and shuts out flushes of older generations. On a full disk the checkpoint is
     /// removed instead: without one everything is recovered from the batches.
     pub fn replace(&self, generation: u64, content: Content, epochs: &Epochs) -> io::Result<()> {
+        self.replace_in(&mut self.state.lock(), generation, content, epochs)
+    }
+
+    /// Before a log is cut at `end`: shuts out flushes of older generations and, where the files speak of more than will be
+    /// left, replaces them. In one step, so that no flush raises the recovery point between the look and the change.
+    /// `base`: of the segment that is cut, from which a recovery looks. `log_start`: after the cut.
+    pub fn cut(
+        &self,
+        generation: u64,
+        end: Offset,
+        base: Offset,
+        log_start: Offset,
+        epochs: &Epochs,
+    ) -> io::Result<()> {
         let mut state = self.state.lock();
+        let known = state.content;
+        // A log start left above the end would hide what is appended next.
+        if known.recovery_point <= end && known.log_start <= end {
+            state.generation = generation;
+            return Ok(());
+        }
+        let recovery_point = if known.recovery_point > end { base } else { known.recovery_point };
+        self.replace_in(&mut state, generation, Content { recovery_point, log_start, has_producers: false }, epochs)
+    }
+
+    fn replace_in(&self, state: &mut State, generation: u64, content: Content, epochs: &Epochs) -> io::Result<()> {
         state.generation = generation;
         state.content = content;
         let written = disk::write_atomic(&self.path(EPOCH_FILE), epochs.encode().as_bytes())
@@ -107,11 +132,6 @@ impl Checkpoint {
             }
             other => other,
         }
-    }
-
-    /// Shuts out flushes of older generations.
-    pub fn shut_out_flushes(&self, generation: u64) {
-        self.state.lock().generation = generation;
     }
 
     /// Remembers a new log start. Durably: of a file half written a power cut leaves nothing that can be read,
@@ -159,5 +179,25 @@ mod tests {
         checkpoint.note_log_start(Offset(5)).unwrap();
         let raised = Content { recovery_point: Offset(30), log_start: Offset(5), ..Content::default() };
         assert_eq!(Checkpoint::load(folder.path()).unwrap(), Some(raised));
+    }
+
+    #[test]
+    fn a_cut_lowers_what_the_last_flush_raised_and_shuts_it_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = Checkpoint::new(folder.path().into(), Content::default());
+        let epochs = Epochs::default();
+        let load = || Checkpoint::load(folder.path()).unwrap();
+        checkpoint.raise(0, Offset(30), &epochs).unwrap();
+        // Above all that the files speak of: nothing is written.
+        disk::remove_file(&folder.path().join(CHECKPOINT_FILE)).unwrap();
+        checkpoint.cut(1, Offset(40), Offset(20), Offset(0), &epochs).unwrap();
+        assert_eq!(load(), None);
+        checkpoint.cut(2, Offset(25), Offset(20), Offset(0), &epochs).unwrap();
+        assert_eq!(load(), Some(Content { recovery_point: Offset(20), ..Content::default() }));
+        checkpoint.raise(1, Offset(50), &epochs).unwrap();
+        assert_eq!(checkpoint.recovery_point(), Offset(20), "begun before the cut");
+        checkpoint.note_log_start(Offset(24)).unwrap();
+        checkpoint.cut(3, Offset(22), Offset(20), Offset(22), &epochs).unwrap();
+        assert_eq!(load(), Some(Content { recovery_point: Offset(20), log_start: Offset(22), ..Content::default() }));
     }
 }

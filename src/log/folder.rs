@@ -266,13 +266,13 @@ impl LogFolder {
         self.inner.unrecovered.lock().remove(&id);
     }
 
-    /// A disk error has taken the whole folder offline (REPLICATION rule 19).
+    /// A disk error has taken the whole folder offline (replication.md, rule 19).
     pub fn is_offline(&self) -> bool {
         self.inner.context.offline.load(Ordering::Relaxed)
     }
 
     /// An earlier run had a disk error: what it took for durable may be lost, and the registration must say so
-    /// (REPLICATION rules 9 and 19). Every log is recovered then.
+    /// (replication.md, rules 9 and 19). Every log is recovered then.
     pub fn is_lossy(&self) -> bool {
         self.inner.lossy
     }

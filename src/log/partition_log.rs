@@ -32,7 +32,7 @@ pub struct LogConfig {
     pub segment_ms: i64,
     pub retention_bytes: i64,
     pub retention_ms: i64,
-    /// Whole-segment retention applies only without compaction.
+    /// Nothing is compacted yet, and retention looks at `delete` alone.
     pub compact: bool,
     pub delete: bool,
     pub index_interval_bytes: u32,
@@ -73,10 +73,10 @@ pub enum AppendError {
     UnknownProducer(ProducerId),
     #[error("a follower's batch starts at {given}, the log ends at {end}")]
     NotContiguous { given: Offset, end: Offset },
-    /// ENOSPC: the log is intact, reads go on (invariant 8).
-    #[error("the disk is full")]
-    DiskFull,
-    /// The first failed write is final for the folder (REPLICATION rule 19).
+    /// It passes ([`disk::is_passing`]): the log is intact, reads go on (invariant 8).
+    #[error("there is no room for it now (the disk is full, or too many files are open)")]
+    NoRoom,
+    /// The first failed write is final for the folder (replication.md, rule 19).
     #[error("the disk failed: {0}")]
     Disk(io::Error),
     #[error("this log went offline after a disk error; see the node's log")]
@@ -99,7 +99,7 @@ pub(super) struct Context {
     pub remover: Remover,
     /// Asked before a log grows: some room is kept for the metadata store.
     pub room: Arc<Room>,
-    /// Set by the first disk error of any log: the whole folder is lost to writes (REPLICATION rule 19).
+    /// Set by the first disk error of any log: the whole folder is lost to writes (replication.md, rule 19).
     pub offline: AtomicBool,
     /// An earlier run had a disk error: what the page cache has may never have reached the disk.
     pub lossy: bool,
@@ -329,7 +329,7 @@ impl PartitionLog {
     }
 
     /// Ends a flush; raises the durable end unless a truncation came between (then the generation differs).
-    /// Returns the durable end. An error takes the log offline for ever (REPLICATION rule 19), ENOSPC too: a failed
+    /// Returns the durable end. An error takes the log offline for ever (replication.md, rule 19), ENOSPC too: a failed
     /// fdatasync may have lost what it could not write. Only what could not be opened for a reason that passes is left to
     /// the next flush: nothing was written or synced in vain.
     pub fn end_flush(&mut self, task: &FlushTask, result: &io::Result<()>) -> Offset {
@@ -479,7 +479,7 @@ impl PartitionLog {
 
 impl Context {
     /// The first disk error of any log: nothing below this folder is written or synced any more, and the next start is
-    /// told (REPLICATION rule 19).
+    /// told (replication.md, rule 19).
     pub fn go_offline(&self) {
         if !self.offline.swap(true, Ordering::Relaxed)
             && let Err(error) = note_loss(&self.loss_marker)

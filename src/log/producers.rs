@@ -1,7 +1,7 @@
 //! What idempotent producers sent last: the check that makes a retry a duplicate and a gap an error (KIP-98, KIP-360).
 //!
 //! The state is a function of the log: every replica builds it on append, snapshots save the way back to the log's
-//! start, and a truncation rebuilds it (REPLICATION rule 18).
+//! start, and a truncation rebuilds it (replication.md, rule 18).
 
 use super::partition_log::AppendError;
 use crate::ids::*;

@@ -1,4 +1,4 @@
-//! Strays: folders of partitions that nobody knew any more when this node came back (REPLICATION rule 13).
+//! Strays: folders of partitions that nobody knew any more when this node came back (replication.md, rule 13).
 //!
 //! A deletion that a running node is told of removes its folder at once. A folder that only turns out to be unknown at
 //! the start is another matter: a cluster that lost its metadata, or an operator who started a node in the wrong one,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// Why a log was not cut.
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
-    /// Memory and disk may differ: the log is offline.
+    /// The log is offline, unless the error passes: then nothing was changed.
     #[error(transparent)]
     Disk(#[from] io::Error),
     /// A header that had to be read is lost. Nothing was changed: a flipped bit is no failed disk.
@@ -54,7 +54,11 @@ impl PartitionLog {
         }
         match self.plan_truncation(offset) {
             Ok(cut) => Ok(self.cut_to(cut).map_err(|error| self.failed(error))?),
-            Err(ReadError::Disk(error)) => Err(self.failed(error).into()),
+            // Nothing was changed yet.
+            Err(ReadError::Disk(error)) => {
+                self.fail(&error);
+                Err(error.into())
+            }
             Err(error) => {
                 let near = self.first_lost_header(offset)?;
                 Err(CutError::Damaged { near, reason: error.to_string() })
@@ -110,7 +114,6 @@ impl PartitionLog {
         // First readers and flushes: nothing of theirs may outlive the cut.
         self.bytes -= doomed.iter().map(|s| s.size()).sum::<u64>() + active.size() - position;
         self.log_end = end;
-        let start_falls = end < self.log_start;
         self.log_start = self.log_start.min(end);
         self.durable_end = self.durable_end.min(end);
         self.generation += 1;
@@ -121,15 +124,7 @@ impl PartitionLog {
         self.published.disturb_readers();
 
         // Then what recovery would believe, before the bytes it speaks of are gone.
-        let recovery_point = self.checkpoint.recovery_point();
-        if recovery_point > end || start_falls {
-            // A log start left above the end would hide what is appended next.
-            let recovery_point = if recovery_point > end { active.base } else { recovery_point };
-            let content = Content { recovery_point, log_start: self.log_start, has_producers: false };
-            self.checkpoint.replace(self.generation, content, &self.epochs)?;
-        } else {
-            self.checkpoint.shut_out_flushes(self.generation);
-        }
+        self.checkpoint.cut(self.generation, end, active.base, self.log_start, &self.epochs)?;
         let stale: Vec<Offset> = self.snapshots.range(end + 1..).copied().collect();
         self.remove_snapshots(&stale);
 

@@ -17,7 +17,7 @@ pub use super::group_change::GroupChange;
 #[allow(clippy::large_enum_variant, reason = "a command is on its own, and a registration is the first of many")]
 pub enum Command {
     RegisterBroker(BrokerRegistration),
-    /// Fence, elect new leaders for all their partitions and leave every ISR, in this one apply (REPLICATION rule 7).
+    /// Fence, elect new leaders for all their partitions and leave every ISR, in this one apply (replication.md, rule 7).
     FenceBrokers {
         brokers: Vec<(BrokerId, BrokerEpoch)>,
         reason: FenceReason,
@@ -111,10 +111,10 @@ pub struct BrokerRegistration {
     pub broker: BrokerId,
     pub directory: DirectoryId,
     pub incarnation: IncarnationId,
-    /// The machine's boot id; with `clean_stop` it tells whether the page cache survived (REPLICATION rule 9).
+    /// The machine's boot id; with `clean_stop` it tells whether the page cache survived (replication.md, rule 9).
     pub boot_id: String,
     pub clean_stop: bool,
-    /// The folder's disk failed earlier: what it holds is not to be trusted (REPLICATION rule 19).
+    /// The folder's disk failed earlier: what it holds is not to be trusted (replication.md, rule 19).
     pub data_lost: bool,
     pub kafka_endpoints: Vec<Endpoint>,
     pub replica_endpoint: Endpoint,
@@ -153,7 +153,7 @@ pub struct NewPartitions {
     pub assignments: Vec<Vec<BrokerId>>,
 }
 
-/// A compare-and-set of one partition's ISR (REPLICATION rule 1).
+/// A compare-and-set of one partition's ISR (replication.md, rule 1).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IsrProposal {
     pub partition: TopicPartition,

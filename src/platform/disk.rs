@@ -447,7 +447,7 @@ pub fn total_space(path: &Path) -> io::Result<u64> {
     Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
 }
 
-/// Names this boot of the machine: while it is the same, the page cache has survived (REPLICATION rule 9).
+/// Names this boot of the machine: while it is the same, the page cache has survived (replication.md, rule 9).
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_string())
 }

@@ -1,12 +1,13 @@
-//! Leaders this node has just lost contact with.
+//! Leaders this node has just lost contact with, and brokers that were fenced lately.
 //!
 //! When a leader's process dies, its clients' connections break in the same moment as its followers'. The clients ask
 //! another broker at once who leads now, some milliseconds before the controller has fenced the dead one, and many ask
 //! again only much later. A broker that lost the same leader knows that its answer is about to change.
 //!
-//! Nor should the first answer leave the dead broker out: librdkafka (2.12 and later) then tears its handle down while it
-//! moves that broker's partitions to their new leaders, and partitions that lose this race have no leader until its next
-//! refresh, up to `topic.metadata.refresh.interval.ms` later. So it is listed for a moment longer.
+//! Nor should an answer leave a broker out as soon as it is fenced: librdkafka (2.12 and later) then tears its handle down,
+//! with all that is in flight on it, while it moves that broker's partitions to their new leaders. Partitions that lose this
+//! race have no leader until its next refresh, up to `topic.metadata.refresh.interval.ms` later; what was in flight is sent
+//! again as if it had never been. Most fenced brokers are back within seconds. So they stay listed for a minute.
 
 use crate::ids::BrokerId;
 use crate::metadata::image::Image;
@@ -17,13 +18,15 @@ use std::time::{Duration, Instant};
 /// A fence takes some 20 ms, and an election of the controller before it as long; then the broker was not dead.
 const DOUBT: Duration = Duration::from_millis(150);
 
-/// A client that is told of new leaders has moved its partitions by then.
-const LISTED: Duration = Duration::from_secs(2);
+/// A broker that restarts is back by then, and a client that is told of new leaders has long moved its partitions.
+const LISTED: Duration = Duration::from_secs(60);
 
-/// Bound: the brokers this node follows.
+/// Bound: the registered brokers.
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
     lost: Mutex<BTreeMap<BrokerId, Instant>>,
+    /// When each broker that is fenced was first seen to be.
+    fenced: Mutex<BTreeMap<BrokerId, Instant>>,
 }
 
 impl Contacts {
@@ -39,14 +42,24 @@ impl Contacts {
     /// Until when what the image says of leaders is in doubt: contact with a broker that is not fenced broke just now.
     pub fn in_doubt(&self, image: &Image, now: Instant) -> Option<Instant> {
         let mut lost = self.lost.lock();
-        lost.retain(|_, at| *at + LISTED > now);
-        let alive = lost.iter().filter(|(broker, at)| **at + DOUBT > now && image.is_alive(**broker));
+        lost.retain(|_, at| *at + DOUBT > now);
+        let alive = lost.iter().filter(|(broker, _)| image.is_alive(**broker));
         alive.map(|(_, at)| *at + DOUBT).max()
     }
 
-    /// Brokers to list though they are fenced: contact broke a moment ago.
-    pub fn lately_lost(&self, now: Instant) -> BTreeSet<BrokerId> {
-        self.lost.lock().iter().filter(|(_, at)| **at + LISTED > now).map(|(broker, _)| *broker).collect()
+    /// Looks at who is fenced. Every image is shown, so that the time counts from the fence and not from the first request.
+    pub fn show(&self, image: &Image, now: Instant) {
+        let mut fenced = self.fenced.lock();
+        fenced.retain(|broker, _| image.brokers.get(broker).is_some_and(|b| b.fenced));
+        for broker in image.brokers.iter().filter(|(_, b)| b.fenced).map(|(broker, _)| *broker) {
+            fenced.entry(broker).or_insert(now);
+        }
+    }
+
+    /// Brokers to list though they are fenced in `image`, which may be newer than the last one shown.
+    pub fn lately_fenced(&self, image: &Image, now: Instant) -> BTreeSet<BrokerId> {
+        self.show(image, now);
+        self.fenced.lock().iter().filter(|(_, at)| **at + LISTED > now).map(|(broker, _)| *broker).collect()
     }
 }
 
@@ -67,10 +80,25 @@ mod tests {
         fenced.brokers.get_mut(&BrokerId(2)).unwrap().fenced = true;
         assert_eq!(contacts.in_doubt(&fenced, now), None);
         assert_eq!(contacts.in_doubt(&image, now + DOUBT), None);
-        assert_eq!(contacts.lately_lost(now + DOUBT), BTreeSet::from([BrokerId(2)]), "listed a little longer");
-        assert_eq!(contacts.lately_lost(now + LISTED), BTreeSet::new());
         contacts.lost(BrokerId(3), now + DOUBT);
         contacts.regained(BrokerId(3));
         assert_eq!(contacts.in_doubt(&image, now + DOUBT), None);
+    }
+
+    #[test]
+    fn a_fenced_broker_stays_listed_for_a_while() {
+        let (image, now) = (testing::image(1, &[1, 2, 3], 1, 1, None), clock::now());
+        let mut fenced = image.clone();
+        fenced.brokers.get_mut(&BrokerId(2)).unwrap().fenced = true;
+        let (contacts, almost) = (Contacts::default(), now + LISTED - Duration::from_millis(1));
+        let two = BTreeSet::from([BrokerId(2)]);
+        assert_eq!(contacts.lately_fenced(&image, now), BTreeSet::new());
+        assert_eq!(contacts.lately_fenced(&fenced, now), two, "an image that was not shown yet");
+        assert_eq!(contacts.lately_fenced(&fenced, almost), two);
+        assert_eq!(contacts.lately_fenced(&fenced, now + LISTED), BTreeSet::new());
+        // Back, and fenced anew.
+        contacts.show(&image, now + LISTED);
+        contacts.show(&fenced, now + 2 * LISTED);
+        assert_eq!(contacts.lately_fenced(&fenced, almost + 2 * LISTED), two);
     }
 }

@@ -1,8 +1,9 @@
 //! Logs that could not be opened: what is done about each, and when. Pure.
 //!
-//! A full disk or too many open files pass: those logs are opened again. Any other error is final for this process, since a
-//! recovery whose sync failed would believe the page cache the second time (REPLICATION rule 19): then the controller is
-//! told that this copy is out, as one that is damaged.
+//! A full disk or too many open files pass: those logs are opened again, and what this broker leads meanwhile is handed to
+//! whoever can serve it. Any other error is final for this process, since a recovery whose sync failed would believe the
+//! page cache the second time (replication.md, rule 19): then the controller is told that this copy is out, as one that is
+//! damaged.
 
 use crate::ids::*;
 use std::collections::BTreeMap;
@@ -10,11 +11,14 @@ use std::time::{Duration, Instant};
 
 /// Doubled each time.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+const REPORT_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// As long at most is a log that could be opened again not served.
+const OPEN_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What is due for a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
+    /// Handed over, too, if this broker is to lead it.
     Open,
     /// Told as long as the image relies on this copy.
     Report,
@@ -74,7 +78,8 @@ impl FailedOpens {
         let due = self.0.iter_mut().filter(|(_, failed)| failed.at <= now);
         due.map(|(id, failed)| {
             failed.turns = failed.turns.saturating_add(1);
-            failed.at = now + (PAUSE_MIN * 2u32.saturating_pow(failed.turns.min(8))).min(PAUSE_MAX);
+            let most = if failed.due == Due::Open { OPEN_PAUSE_MAX } else { REPORT_PAUSE_MAX };
+            failed.at = now + (PAUSE_MIN * 2u32.saturating_pow(failed.turns.min(8))).min(most);
             (*id, failed.due)
         })
         .collect()
@@ -108,6 +113,10 @@ mod tests {
         // The disk gave up meanwhile.
         assert_eq!(failed.note(id(0), false, at(3)), 0);
         assert_eq!(failed.take_due(at(3)), [(id(0), Due::Report)]);
+        assert_eq!(failed.note(id(2), true, start), 0);
+        let tried = (1..=60).filter(|seconds| !failed.take_due(at(*seconds)).iter().all(|(due, _)| *due != id(2)));
+        assert!(tried.count() > 60 / 5, "opened soon after there is room");
+        assert!(failed.forget(id(2)));
         assert!(failed.forget(id(0)) && failed.forget(id(1)) && !failed.forget(id(1)));
         assert_eq!((failed.len(), failed.next()), (0, None));
     }

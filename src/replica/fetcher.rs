@@ -296,6 +296,7 @@ impl Fetcher {
             let Some(followed) = self.followed.get(&id) else { continue };
             match followed.partition.position(followed.epoch) {
                 Some(position) => positions.push((id, position)),
+                None if followed.partition.waits_to_mend(followed.epoch) => self.rest(id, session),
                 // The order that replaces this one is on its way, or the log is offline.
                 None => self.leave(id, session),
             }

@@ -8,7 +8,7 @@ use super::truncation::{self, Cut};
 use crate::config::topic::Durability;
 use crate::ids::*;
 use crate::log::partition_log::{AppendError, CutError, Damage, PartitionLog};
-use crate::platform::clock;
+use crate::platform::{clock, disk};
 use crate::records::{RecordError, ValidBatches};
 use bytes::Bytes;
 use std::io;
@@ -125,13 +125,14 @@ impl FollowError {
             | FollowError::NewerEpoch { .. }
             | FollowError::Damaged(_) => false,
             FollowError::Append(error) => matches!(error, AppendError::Disk(_) | AppendError::Offline),
-            FollowError::Superseded | FollowError::BelowHighWatermark { .. } | FollowError::Storage(_) => true,
+            FollowError::Storage(error) => !disk::is_passing(error),
+            FollowError::Superseded | FollowError::BelowHighWatermark { .. } => true,
         }
     }
 }
 
 impl Partition {
-    /// `None`: it does not follow in this epoch, or its log is offline.
+    /// `None`: it does not follow in this epoch, its log is offline, or [its damage is to be told first](Self::waits_to_mend).
     pub(super) fn position(&self, epoch: LeaderEpoch) -> Option<Position> {
         let mut guard = self.state.lock();
         let (durability, refused) = (guard.durability, guard.refused);
@@ -172,6 +173,14 @@ impl Partition {
             refused,
             fills: false,
         })
+    }
+
+    /// It follows in this epoch and fetches nothing until the controller, or the image, knows of its damage. What ends that
+    /// may come without a new epoch and without another standing, so nobody would give the order to fetch anew.
+    pub(super) fn waits_to_mend(&self, epoch: LeaderEpoch) -> bool {
+        let guard = self.state.lock();
+        let log = guard.log.as_ref().filter(|log| !log.is_offline() && log.damage().is_some());
+        log.is_some() && matches!(guard.role, Role::Follower) && guard.leader_epoch == epoch
     }
 
     /// Appends what the leader sent. True: the next fetch goes on elsewhere.

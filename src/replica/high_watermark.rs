@@ -1,4 +1,4 @@
-//! The high watermark: what all of the maximal ISR holds (REPLICATION rule 2).
+//! The high watermark: what all of the maximal ISR holds (replication.md, rule 2).
 
 use crate::ids::Offset;
 

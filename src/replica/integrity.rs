@@ -166,10 +166,13 @@ pub(super) async fn report_failed_opens(inner: Arc<Inner>, reports: Vec<DamageRe
         let intent = Intent::ReportDamage { broker, epoch, reports: part.to_vec() };
         match inner.controller.submit(intent, ANSWER_TIMEOUT).await {
             Ok(IntentAnswer::Results(results)) => {
-                for (report, result) in part.iter().zip(&results) {
-                    if let Err(error) = result {
-                        tracing::error!(partition = %report.partition, %error, "its log cannot be opened, and no other replica takes over yet");
-                    }
+                let mut refused =
+                    part.iter().zip(&results).filter_map(|(report, result)| Some((report, result.as_ref().err()?)));
+                if let Some((report, error)) = refused.next() {
+                    tracing::error!(
+                        partition = %report.partition, %error, others = refused.count(),
+                        "its log cannot be opened, and no other replica takes over yet"
+                    );
                 }
             }
             Ok(other) => tracing::warn!(?other, "the controller refused reports as a whole; telling it again"),

@@ -6,7 +6,7 @@
 //! image ─→ Hosted ─→ Reconciler (deltas) ─→ open / become leader / become follower / drop
 //!                                                └─ Fetchers ─→ Fetcher per (leader, durability)
 //! consumer of another rack ─→ nearby: the leader names an in-sync replica, which serves what it knows to be committed
-//! damage (scrub, refused fetch, recovery) ─→ report ─→ out of ISR and ELR ─→ cut and fetch again
+//! damage (scrub, refused fetch, recovery) ─→ report ─→ out of ISR and ELR ─→ filled in place, or cut where the logs part
 //! decisions, pure: leader (with isr, high_watermark) · truncation · fetch_session · failed_opens
 //! ```
 

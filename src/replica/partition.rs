@@ -35,7 +35,7 @@ pub enum PartitionError {
     NotLeader(LeaderHint),
     #[error("the request's leader epoch is older than the current one")]
     FencedEpoch(LeaderHint),
-    /// The caller knows a newer epoch than this node's image (REPLICATION rule 15).
+    /// The caller knows a newer epoch than this node's image (replication.md, rule 15).
     #[error("the request's leader epoch is newer than this broker knows")]
     UnknownEpoch,
     #[error("the partition is not hosted here")]

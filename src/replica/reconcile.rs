@@ -202,6 +202,7 @@ impl Reconciler {
 
     async fn show(&mut self, image: Arc<Image>, affected: Affected) {
         self.image = image.clone();
+        self.inner.node.contacts.show(&image, clock::now());
         // Before the partitions act on it: a follower's epoch is checked against it.
         self.inner.node.image.store(image.clone());
         let (mut changing, mut to_open, mut to_drop) = (Vec::new(), Vec::new(), Vec::new());
@@ -325,8 +326,14 @@ impl Reconciler {
         let (mut to_open, mut reports) = (Vec::new(), Vec::new());
         for (id, due) in self.failed.take_due(clock::now()) {
             match due {
-                Due::Open if self.opening.insert(id) => to_open.push(id),
-                Due::Open => {}
+                Due::Open => {
+                    if self.image.partition(id).is_some_and(|view| view.leader == Some(self.inner.node.broker)) {
+                        reports.extend(self.report_of(id));
+                    }
+                    if self.opening.insert(id) {
+                        to_open.push(id);
+                    }
+                }
                 Due::Report => reports.extend(self.report_of(id)),
             }
         }

@@ -1,10 +1,14 @@
 //! Batches that a leader refused in passing: what a producer has in flight behind one of them is refused the same way.
 //!
 //! A producer has several batches in flight. Where the first is refused because too few replicas are in sync, because the
-//! disk is full, or because this broker does not know yet that it leads, and the leader could take the second, that one
+//! disk has no room, or because this broker does not know yet that it leads, and the leader could take the second, that one
 //! would be out of sequence. Told so, librdkafka begins a new epoch and sends again, under it, all that it has in flight:
 //! also what another partition has appended and not answered yet, which is then there twice. The second was not refused
 //! for its sequence but for the first, so it is told what the first was told; and the client sends both again, in order.
+//!
+//! The first may also still be on its way: when a leader changes, librdkafka takes back what was in flight to the old one,
+//! and may send the second to the new one a moment before it has the first in its queue again. So a gap is told to come
+//! again, too, while it is young.
 
 use super::partition::{LeaderHint, PartitionError};
 use crate::ids::*;
@@ -18,11 +22,13 @@ use std::time::{Duration, Instant};
 const PRODUCERS_MAX: usize = 1_000;
 /// After this long a gap is not explained by the refusal before it any more: the client gave that batch up.
 const KEPT: Duration = Duration::from_secs(10);
+/// So long a gap may be one batch that overtook another; a client sends what it has taken back within a fraction of it.
+const YOUNG: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
     NotEnoughReplicas,
-    DiskFull,
+    NoRoom,
     NotLeader,
 }
 
@@ -37,9 +43,18 @@ struct Refusal {
     at: Instant,
 }
 
+/// Of one producer: what was missing when a later batch came.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    epoch: ProducerEpoch,
+    expected: i32,
+    since: Instant,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     by_producer: HashMap<ProducerId, Refusal>,
+    gaps: HashMap<ProducerId, Gap>,
 }
 
 impl Refusals {
@@ -53,16 +68,20 @@ impl Refusals {
     ) -> Result<T, PartitionError> {
         match outcome {
             Ok(value) => {
-                if !self.by_producer.is_empty() {
+                if !self.by_producer.is_empty() || !self.gaps.is_empty() {
                     for header in producers(records) {
                         self.by_producer.remove(&header.producer_id);
+                        self.gaps.remove(&header.producer_id);
                     }
                 }
                 Ok(value)
             }
             Err(PartitionError::NotEnoughReplicas) => Err(self.note(records, Reason::NotEnoughReplicas, hint, now)),
-            Err(PartitionError::Append(AppendError::DiskFull)) => Err(self.note(records, Reason::DiskFull, hint, now)),
-            Err(error) => Err(self.explain(records, &error, hint, now).unwrap_or(error)),
+            Err(PartitionError::Append(AppendError::NoRoom)) => Err(self.note(records, Reason::NoRoom, hint, now)),
+            Err(error) => {
+                let explained = self.explain(records, &error, hint, now);
+                Err(explained.or_else(|| self.overtakes(records, &error, hint, now)).unwrap_or(error))
+            }
         }
     }
 
@@ -107,6 +126,32 @@ impl Refusals {
             && refusal.is_kept(now);
         explains.then(|| refusal.reason.error(hint))
     }
+
+    /// The gap was not there a moment ago: what is missing may come.
+    fn overtakes(
+        &mut self,
+        records: &ValidBatches,
+        error: &PartitionError,
+        hint: LeaderHint,
+        now: Instant,
+    ) -> Option<PartitionError> {
+        let PartitionError::Append(AppendError::OutOfOrderSequence { producer, given, expected }) = error else {
+            return None;
+        };
+        let epoch = producers(records).find(|header| header.producer_id == *producer)?.producer_epoch;
+        if !(1..i32::MAX / 2).contains(&distance(*expected, *given)) {
+            return None;
+        }
+        if self.gaps.len() >= PRODUCERS_MAX && !self.gaps.contains_key(producer) {
+            self.gaps.clear();
+        }
+        let fresh = Gap { epoch, expected: *expected, since: now };
+        let gap = self.gaps.entry(*producer).or_insert(fresh);
+        if (gap.epoch, gap.expected) != (epoch, *expected) {
+            *gap = fresh;
+        }
+        (now.duration_since(gap.since) < YOUNG).then_some(PartitionError::NotLeader(hint))
+    }
 }
 
 impl Refusal {
@@ -138,7 +183,7 @@ impl Reason {
         match self {
             Reason::NotLeader => PartitionError::NotLeader(hint),
             Reason::NotEnoughReplicas => PartitionError::NotEnoughReplicas,
-            Reason::DiskFull => PartitionError::Append(AppendError::DiskFull),
+            Reason::NoRoom => PartitionError::Append(AppendError::NoRoom),
         }
     }
 }
@@ -167,6 +212,28 @@ mod tests {
         matches!(outcome, Err(PartitionError::Append(AppendError::OutOfOrderSequence { .. })))
     }
 
+    /// It comes again until the gap is old.
+    fn stays_gap(refusals: &mut Refusals, batch: &ValidBatches, (given, expected): (i32, i32), now: Instant) -> bool {
+        let first = refusals.judge(batch, gap(given, expected), HINT, now);
+        matches!(first, Err(PartitionError::NotLeader(HINT)) | Err(PartitionError::Append(_)))
+            && is_gap(&refusals.judge(batch, gap(given, expected), HINT, now + YOUNG))
+    }
+
+    #[test]
+    fn a_batch_that_overtakes_another_is_told_to_come_again() {
+        let (mut refusals, now) = (Refusals::default(), clock::now());
+        let at = |milliseconds| now + Duration::from_millis(milliseconds);
+        let told = refusals.judge(&batch(1, 6), gap(6, 5), HINT, at(0));
+        assert!(matches!(told, Err(PartitionError::NotLeader(HINT))), "{told:?}");
+        assert!(!is_gap(&refusals.judge(&batch(1, 7), gap(7, 5), HINT, at(1_999))), "the same gap");
+        assert!(is_gap(&refusals.judge(&batch(1, 6), gap(6, 5), HINT, at(2_000))), "nothing came");
+        // The first comes after all; another gap is another.
+        assert!(refusals.judge(&batch(1, 5), Ok(()), HINT, at(2_001)).is_ok());
+        assert!(!is_gap(&refusals.judge(&batch(1, 8), gap(8, 6), HINT, at(2_002))));
+        assert!(!is_gap(&refusals.judge(&batch(2, 1), gap(1, 0), HINT, at(9_000))), "nor is one of another epoch");
+        assert!(is_gap(&refusals.judge(&batch(1, 4), gap(4, 5), HINT, at(9_000))), "an older batch overtakes nothing");
+    }
+
     #[test]
     fn what_follows_a_refused_batch_is_refused_like_it() {
         let (mut refusals, now) = (Refusals::default(), clock::now());
@@ -177,26 +244,26 @@ mod tests {
             assert!(matches!(told, Err(PartitionError::NotEnoughReplicas)), "{told:?}");
         }
         // Both come again; the first is refused again, for another reason.
-        let full = || Err(PartitionError::Append(AppendError::DiskFull));
+        let full = || Err(PartitionError::Append(AppendError::NoRoom));
         let _refused = refusals.judge::<()>(&batch(1, 5), full(), HINT, now);
         let told = refusals.judge(&batch(1, 6), gap(6, 5), HINT, now);
-        assert!(matches!(told, Err(PartitionError::Append(AppendError::DiskFull))), "{told:?}");
+        assert!(matches!(told, Err(PartitionError::Append(AppendError::NoRoom))), "{told:?}");
         // A later one that is refused for itself does not hide the first.
         let _refused = refusals.judge::<()>(&batch(1, 7), full(), HINT, now);
         assert!(!is_gap(&refusals.judge(&batch(1, 6), gap(6, 5), HINT, now)));
         assert!(refusals.judge(&batch(1, 5), Ok(()), HINT, now).is_ok());
-        assert!(is_gap(&refusals.judge(&batch(1, 7), gap(7, 6), HINT, now)), "6 was never refused since");
+        assert!(stays_gap(&mut refusals, &batch(1, 7), (7, 6), now), "6 was never refused since");
     }
 
     #[test]
     fn a_gap_that_no_refusal_explains_stays_one() {
         let (mut refusals, now) = (Refusals::default(), clock::now());
-        assert!(is_gap(&refusals.judge(&batch(1, 6), gap(6, 5), HINT, now)));
+        assert!(stays_gap(&mut refusals, &batch(1, 6), (6, 5), now));
         let _refused = refusals.judge::<()>(&batch(1, 5), Err(PartitionError::NotEnoughReplicas), HINT, now);
-        assert!(is_gap(&refusals.judge(&batch(1, 6), gap(6, 4), HINT, now)), "the gap begins before the refused batch");
-        assert!(is_gap(&refusals.judge(&batch(2, 6), gap(6, 5), HINT, now)), "another epoch");
-        assert!(is_gap(&refusals.judge(&batch(1, 4), gap(4, 5), HINT, now)), "an older batch");
-        assert!(is_gap(&refusals.judge(&batch(1, 6), gap(6, 5), HINT, now + KEPT)), "long ago");
+        assert!(stays_gap(&mut refusals, &batch(1, 6), (6, 4), now), "the gap begins before the refused batch");
+        assert!(stays_gap(&mut refusals, &batch(2, 6), (6, 5), now), "another epoch");
+        assert!(stays_gap(&mut refusals, &batch(1, 4), (4, 5), now), "an older batch");
+        assert!(stays_gap(&mut refusals, &batch(1, 6), (6, 5), now + KEPT), "long ago");
     }
 
     #[test]
@@ -225,8 +292,8 @@ mod tests {
         }
         let told = refusals.judge(&batch(1, 7), gap(7, 5), HINT, now);
         assert!(matches!(told, Err(PartitionError::NotLeader(HINT))), "{told:?}");
-        assert!(is_gap(&refusals.judge(&batch(1, 9), gap(9, 7), HINT, now)), "7 was refused for what came before it");
+        assert!(stays_gap(&mut refusals, &batch(1, 9), (9, 7), now), "7 was refused for what came before it");
         assert!(refusals.judge(&batch(1, 5), Ok(()), HINT, now).is_ok());
-        assert!(is_gap(&refusals.judge(&batch(1, 7), gap(7, 6), HINT, now)));
+        assert!(stays_gap(&mut refusals, &batch(1, 7), (7, 6), now));
     }
 }

@@ -1,4 +1,4 @@
-//! Where two logs part, and where the follower cuts (KIP-101, KIP-279, KIP-595; REPLICATION rule 5).
+//! Where two logs part, and where the follower cuts (KIP-101, KIP-279, KIP-595; replication.md, rule 5).
 //!
 //! The leader compares (fetch offset, epoch of the follower's last record) with its own epochs and answers, where they
 //! disagree, the largest epoch it has that is not above the follower's, with its end. The follower cuts to the smaller

@@ -147,3 +147,37 @@ async fn a_topic_that_is_replaced_while_the_partition_loads_leaves_no_offsets() 
     until(|| stage.fetched(true) == Ok(None)).await;
     assert_eq!(stage.log.records.lock().len(), 2);
 }
+
+#[tokio::test]
+async fn offsets_of_a_topic_that_a_member_reads_are_not_deleted_and_others_are() {
+    let stage = Stage::new().await;
+    let wanted = [("t".to_string(), vec![0]), ("other".to_string(), vec![0, 5])];
+    assert_eq!(stage.groups.delete_offsets("g", &wanted).await, Err(GroupError::GroupNotFound));
+    let subscribing = Join { protocols: vec![("range".into(), subscription(&["t"]).into())], ..join("a", "") };
+    let joined = stage.groups.join(subscribing).await.expect("joined");
+    stage.groups.sync(sync(&joined.member, 1, &[(&joined.member, "all")])).await.expect("synced");
+    stage.commit(&joined.member, 1, 42).await.expect("committed");
+    let mut other = commit(&joined.member, 1, 7);
+    other.offsets[0].topic = "other".into();
+    stage.groups.commit_offsets(other).await.expect("committed");
+    let deleted = stage.groups.delete_offsets("g", &wanted).await.expect("the group is there");
+    assert_eq!(deleted[0].1, [(0, Err(GroupError::SubscribedToTopic))]);
+    assert_eq!(deleted[1].1, [(0, Ok(())), (5, Ok(()))], "one was never committed");
+    assert_eq!(stage.fetched(false), Ok(Some(42)));
+    let all = stage.groups.fetch_offsets("g", None, false).expect("there");
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(stage.log.records.lock().len(), 3, "a tombstone only for what there was");
+
+    stage.groups.leave("g", &[leaver(&joined.member)]).expect("there");
+    stage.groups.delete_offsets("g", &wanted).await.expect("the group is there still");
+    assert_eq!(stage.fetched(false), Ok(None));
+}
+
+#[tokio::test]
+async fn other_protocols_than_the_consumers_keep_their_offsets_while_they_have_members() {
+    let stage = Stage::new().await;
+    let connect = Join { protocol_type: "connect".into(), ..join("a", "") };
+    stage.groups.join(connect).await.expect("joined");
+    let wanted = [("t".to_string(), vec![0])];
+    assert_eq!(stage.groups.delete_offsets("g", &wanted).await, Err(GroupError::NonEmptyGroup));
+}

@@ -3,7 +3,6 @@
 use super::super::expirer::Pass;
 use super::super::log::{LoadedOffsets, OffsetsLog, Written};
 use super::super::names::Names;
-use super::super::subscription::testing::subscription;
 use super::*;
 use crate::ids::*;
 use crate::metadata::command::{Answer, Command, GroupChange, MetadataError};
@@ -512,40 +511,6 @@ fn a_fresh_member_id_has_a_bounded_part_of_its_clients_name() {
     // Characters of three bytes: 255 is between two of them, and with one byte before them the last whole one ends at 253.
     assert_eq!(fresh_member_id(&"\u{20ac}".repeat(1_000)).find('-'), Some(255));
     assert_eq!(fresh_member_id(&format!("x{}", "\u{20ac}".repeat(1_000))).find('-'), Some(253));
-}
-
-#[tokio::test]
-async fn offsets_of_a_topic_that_a_member_reads_are_not_deleted_and_others_are() {
-    let stage = Stage::new().await;
-    let wanted = [("t".to_string(), vec![0]), ("other".to_string(), vec![0, 5])];
-    assert_eq!(stage.groups.delete_offsets("g", &wanted).await, Err(GroupError::GroupNotFound));
-    let subscribing = Join { protocols: vec![("range".into(), subscription(&["t"]).into())], ..join("a", "") };
-    let joined = stage.groups.join(subscribing).await.expect("joined");
-    stage.groups.sync(sync(&joined.member, 1, &[(&joined.member, "all")])).await.expect("synced");
-    stage.commit(&joined.member, 1, 42).await.expect("committed");
-    let mut other = commit(&joined.member, 1, 7);
-    other.offsets[0].topic = "other".into();
-    stage.groups.commit_offsets(other).await.expect("committed");
-    let deleted = stage.groups.delete_offsets("g", &wanted).await.expect("the group is there");
-    assert_eq!(deleted[0].1, [(0, Err(GroupError::SubscribedToTopic))]);
-    assert_eq!(deleted[1].1, [(0, Ok(())), (5, Ok(()))], "one was never committed");
-    assert_eq!(stage.fetched(false), Ok(Some(42)));
-    let all = stage.groups.fetch_offsets("g", None, false).expect("there");
-    assert_eq!(all.len(), 1, "{all:?}");
-    assert_eq!(stage.log.records.lock().len(), 3, "a tombstone only for what there was");
-
-    stage.groups.leave("g", &[leaver(&joined.member)]).expect("there");
-    stage.groups.delete_offsets("g", &wanted).await.expect("the group is there still");
-    assert_eq!(stage.fetched(false), Ok(None));
-}
-
-#[tokio::test]
-async fn other_protocols_than_the_consumers_keep_their_offsets_while_they_have_members() {
-    let stage = Stage::new().await;
-    let connect = Join { protocol_type: "connect".into(), ..join("a", "") };
-    stage.groups.join(connect).await.expect("joined");
-    let wanted = [("t".to_string(), vec![0])];
-    assert_eq!(stage.groups.delete_offsets("g", &wanted).await, Err(GroupError::NonEmptyGroup));
 }
 
 #[tokio::test]

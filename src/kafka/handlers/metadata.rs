@@ -75,7 +75,7 @@ pub async fn handle(context: &RequestContext, request: MetadataRequest) -> Metad
         image: &image,
         door: Door::of(context),
         me: services.config.node_id,
-        lingering: services.hosted.lately_lost(),
+        lingering: services.hosted.lately_fenced(&image),
         version: context.version,
         topic_operations: request.include_topic_authorized_operations,
         cluster_operations: request.include_cluster_authorized_operations,
@@ -178,7 +178,7 @@ struct View<'a> {
     image: &'a Image,
     door: Door<'a>,
     me: BrokerId,
-    /// Listed though fenced.
+    /// Listed though fenced: lately they were not.
     lingering: BTreeSet<BrokerId>,
     version: i16,
     topic_operations: bool,

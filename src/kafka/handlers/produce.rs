@@ -353,7 +353,7 @@ mod tests {
                 Err(Failure::Acks),
                 Err(Failure::TimedOut),
                 Err(Failure::UnknownTopicId),
-                Err(AppendError::DiskFull).map_err(|e| Failure::Partition(e.into())),
+                Err(AppendError::NoRoom).map_err(|e| Failure::Partition(e.into())),
             ];
             let response = rows(outcomes).response(version, &testing::image(), DOOR);
             testing::encodes(PRODUCE, version, &response);

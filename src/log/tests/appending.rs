@@ -150,7 +150,7 @@ fn a_full_disk_refuses_and_leaves_no_trace() {
         let mut log = open(&folder, config());
         log.append_as_leader(&valid(Batch::at(0).records(4).bytes()), LeaderEpoch(0), 0).unwrap();
         let armed = arm(data.path(), Fault::full_after(fits));
-        assert!(matches!(log.append_as_leader(&valid(two.clone()), LeaderEpoch(0), 0), Err(AppendError::DiskFull)));
+        assert!(matches!(log.append_as_leader(&valid(two.clone()), LeaderEpoch(0), 0), Err(AppendError::NoRoom)));
         assert_eq!(log.log_end(), Offset(4));
         assert_eq!(log.reader().range(), (Offset(0), Offset(4)));
         assert_eq!(batches_in(&log.reader().read(Offset(0), 1 << 20, ALL, true).unwrap().bytes).len(), 1);
@@ -177,7 +177,7 @@ fn a_full_disk_at_a_roll_keeps_the_old_segment_active() {
     for operation in [Operation::Create, Operation::Write, Operation::Preallocate] {
         let full = Fault { operation, kind: io::ErrorKind::StorageFull, bytes_left: 0 };
         let armed = arm(data.path(), full);
-        assert!(matches!(log.append_as_leader(&batch, LeaderEpoch(0), 0), Err(AppendError::DiskFull)));
+        assert!(matches!(log.append_as_leader(&batch, LeaderEpoch(0), 0), Err(AppendError::NoRoom)));
         drop(armed);
         let end = log.log_end();
         log.append_as_leader(&batch, LeaderEpoch(0), 0).unwrap();
@@ -310,7 +310,7 @@ fn room_that_is_kept_counts_as_full() {
     let [mine, other] = [1, 2].map(|topic| TopicPartition::new(TopicId(Uuid::from_u128(topic)), 0));
 
     room.keep(10 << 20);
-    assert!(matches!(log.append_as_leader(&one, LeaderEpoch(0), 0), Err(AppendError::DiskFull)));
+    assert!(matches!(log.append_as_leader(&one, LeaderEpoch(0), 0), Err(AppendError::NoRoom)));
     assert!(disk::is_full(&log.roll().unwrap_err()));
     assert!(folder.log(other, "other", config()).is_err_and(|error| error.is_passing()));
     assert!(folder.store_high_watermarks(&[(mine, Offset(1))].into()).is_err_and(|error| error.is_passing()));

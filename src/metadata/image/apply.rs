@@ -10,6 +10,8 @@ mod moving;
 #[cfg(test)]
 mod moving_stories;
 #[cfg(test)]
+mod power_stories;
+#[cfg(test)]
 mod properties;
 mod reassignments;
 #[cfg(test)]

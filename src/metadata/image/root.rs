@@ -68,7 +68,7 @@ impl Image {
         self.brokers.get(&broker).is_some_and(|b| b.draining)
     }
 
-    /// min(min.insync.replicas, replica count) of a topic's partition, everywhere the same (REPLICATION rule 2). During a
+    /// min(min.insync.replicas, replica count) of a topic's partition, everywhere the same (replication.md, rule 2). During a
     /// move `replicas` is [`counted_replicas`](super::topics::Partition::counted_replicas).
     pub fn effective_min_isr(&self, topic: &str, replicas: usize) -> usize {
         self.configs.min_insync_replicas(topic, replicas).min(replicas).max(1)

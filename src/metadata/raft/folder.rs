@@ -105,7 +105,7 @@ impl Replacement {
 }
 
 /// Notes that what this folder seems to hold may never have reached the disk: after a failed write or sync Linux forgets
-/// the pages that it could not write, and a later sync answers well (REPLICATION rule 19). A voter that goes on with
+/// the pages that it could not write, and a later sync answers well (replication.md, rule 19). A voter that goes on with
 /// such a folder might vote twice, or forget what it acknowledged. On a disk that syncs nothing more the bare name is
 /// all there is, and is enough as long as the page cache can mislead: until the next boot.
 pub fn note_loss(folder: &Path, why: &str) {

@@ -3,10 +3,10 @@
 use super::*;
 use crate::config::topic::Durability;
 use crate::platform::network::{self, TcpListener, TcpStream};
-use crate::replica::damage::Word;
+use crate::replica::damage::{Look, Word};
 use crate::replica::fetchers::Fetchers;
 use crate::replica::partition::{FollowerState, PartitionError, ReadRequest};
-use crate::replica::testing::{Replica, answer, batch, flip, image_at};
+use crate::replica::testing::{Replica, answer, batch, flip, image, image_at, three};
 use crate::replica::watcher::Watcher;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::fetch_response::{EpochEndOffset, FetchableTopicResponse};
@@ -222,4 +222,32 @@ async fn while_all_partitions_rest_the_leader_is_not_asked() {
     pair.show_leader(2);
     pair.show_followers(2, Durability::PageCache);
     answer(pair.leader.partition.append(&batch(&["a"]), -1).unwrap().wait).await.unwrap();
+}
+
+/// It was opened in an epoch in which it was in sync, and leaves the ISR in the same epoch, without a report of its own.
+#[tokio::test]
+async fn a_damaged_copy_that_others_stop_relying_on_is_filled_without_a_new_order() {
+    let [one, two, three] = three(Durability::PageCache);
+    one.partition.append(&batch(&["a"]), 1).unwrap();
+    two.catch_up(&one).await;
+    three.catch_up(&one).await;
+    flip(&two.partition, 0, false);
+    two.partition.look_into(Look::at(Offset(0)));
+    two.partition.mind_opened(Offset(0));
+    let mut fetcher = Fetcher::new(two.node.clone(), BrokerId(1), false, Arc::default());
+    let mut session = FetchSession::default();
+    fetcher.mailbox.put(Order::Follow(two.partition.clone(), LeaderEpoch(0)));
+    fetcher.take_orders(&mut session);
+    assert!(fetcher.look(&mut session).is_empty(), "it counts as in sync");
+    two.show(&image(1, &[1, 3], 0, 1, None));
+    let end = clock::now() + Duration::from_secs(10);
+    let position = loop {
+        fetcher.wake_rested();
+        if let Some((_, position)) = fetcher.look(&mut session).pop() {
+            break position;
+        }
+        assert!(clock::now() < end, "it never fetches again");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert_eq!((position.offset, position.fills), (Offset(0), true));
 }

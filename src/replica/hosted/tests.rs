@@ -28,6 +28,15 @@ impl ControllerChannel for NoController {
     }
 }
 
+impl NoController {
+    /// How often it was told that a copy is out.
+    fn reported(&self, id: TopicPartition) -> usize {
+        let is_of =
+            |intent: &&Intent| matches!(intent, Intent::ReportDamage { reports, .. } if reports[0].partition == id);
+        self.0.lock().iter().filter(is_of).count()
+    }
+}
+
 #[derive(Default)]
 struct Seen(Mutex<Vec<String>>);
 
@@ -323,18 +332,26 @@ async fn a_log_that_could_not_be_opened_on_a_full_disk_is_hosted_once_there_is_r
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_full_disk_keeps_from_being_opened_is_led_by_another() {
+    let again = started_with(Fault::full_after(0)).await;
+    propose(&again.quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch: again.epoch }).await;
+    until("the controller is asked for another leader", || again.controller.reported(again.id) > 0).await;
+    drop(again.armed);
+    until("it is hosted", || again.hosted.get(again.id).is_some()).await;
+    again.stop.send(true).unwrap();
+    again.running.await.unwrap();
+    assert!(again.hosted.close(), "nothing was given up");
+    again.quorum.shutdown().await;
+    drop(again.folder);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_cannot_be_opened_for_good_is_reported_and_not_believed_later() {
     let again = started_with(Fault::broken(Operation::Sync)).await;
-    let reported = || {
-        let told = again.controller.0.lock();
-        told.iter()
-            .filter(|intent| matches!(intent, Intent::ReportDamage { reports, .. } if reports[0].partition == again.id))
-            .count()
-    };
-    until("the controller is told", || reported() > 0).await;
+    until("the controller is told", || again.controller.reported(again.id) > 0).await;
     drop(again.armed);
     propose(&again.quorum, Command::UnfenceBroker { broker: BrokerId(1), epoch: again.epoch }).await;
-    until("it is told again", || reported() > 1).await;
+    until("it is told again", || again.controller.reported(again.id) > 1).await;
     assert!(again.hosted.get(again.id).is_none());
     again.stop.send(true).unwrap();
     again.running.await.unwrap();

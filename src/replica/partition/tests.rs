@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::topic::Durability;
 use crate::log::flush::Flushable;
+use crate::log::partition_log::AppendError;
 use crate::replica::damage::Word;
 use crate::replica::follower::FollowError;
 use crate::replica::role::Standing;
@@ -363,6 +364,17 @@ async fn replicas_that_a_move_adds_share_what_the_leader_may_send() {
     assert!(three.fetch(&one).await.unwrap(), "without a bound it goes on");
     three.catch_up(&one).await;
     assert_eq!(three.end(), 2);
+}
+
+#[test]
+fn a_follower_goes_on_after_what_passes() {
+    let full = || io::Error::from(io::ErrorKind::StorageFull);
+    for error in [FollowError::Append(AppendError::NoRoom), FollowError::Storage(full())] {
+        assert!(!error.is_final(), "{error}");
+    }
+    for error in [FollowError::Append(AppendError::Offline), FollowError::Storage(io::Error::other("EIO"))] {
+        assert!(error.is_final(), "{error}");
+    }
 }
 
 #[tokio::test]

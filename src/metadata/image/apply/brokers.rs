@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Survived {
     All,
-    /// The machine went down uncleanly: what was only in the page cache is gone (REPLICATION rule 9).
+    /// The machine went down uncleanly: what was only in the page cache is gone (replication.md, rule 9).
     Disk,
     /// Another or an untrustworthy folder: an empty replica (rules 11 and 19).
     Nothing,

@@ -5,7 +5,9 @@ use super::transition::Next;
 use crate::ids::*;
 use crate::metadata::command::*;
 use crate::metadata::event::Event;
-use crate::metadata::image::configs::MIN_INSYNC_REPLICAS;
+use crate::metadata::image::configs::{DURABILITY, MIN_INSYNC_REPLICAS};
+use crate::metadata::image::topics::Topic;
+use std::sync::Arc;
 
 impl Change<'_> {
     pub(super) fn set_configs(&mut self, changes: &[ConfigChange]) -> Answer {
@@ -18,23 +20,62 @@ impl Change<'_> {
         {
             return Err(MetadataError::UnknownTopic);
         }
-        self.image.configs.change(&change.resource, change.set.iter().map(|(name, value)| (name, value.as_ref())));
+        let mut configs = self.image.configs.clone();
+        configs.change(&change.resource, change.set.iter().map(|(name, value)| (name, value.as_ref())));
+        let leaving: Vec<TopicId> = if change.set.contains_key(DURABILITY) {
+            let leaves =
+                |topic: &Topic| self.image.configs.is_page_cache(&topic.name) && !configs.is_page_cache(&topic.name);
+            self.topics_of(&change.resource).filter(|topic| leaves(topic)).map(|topic| topic.id).collect()
+        } else {
+            Vec::new()
+        };
+        self.check_led(&leaving)?;
+        self.image.configs = configs;
+        leaving.into_iter().for_each(|id| self.leave_page_cache(id));
         let names = change.set.keys().cloned().collect();
         self.events.push(Event::ConfigChanged { resource: change.resource.clone(), names });
         if change.set.contains_key(MIN_INSYNC_REPLICAS) {
-            match &change.resource {
-                ConfigResource::Topic(name) => {
-                    let id = self.image.topic_ids.get(name).copied();
-                    id.into_iter().for_each(|id| self.settle_elr(id));
-                }
-                ConfigResource::BrokerDefault => {
-                    let ids: Vec<TopicId> = self.image.topics.keys().copied().collect();
-                    ids.into_iter().for_each(|id| self.settle_elr(id));
-                }
-                ConfigResource::Broker(_) | ConfigResource::Group(_) => {}
+            let ids: Vec<TopicId> = self.topics_of(&change.resource).map(|topic| topic.id).collect();
+            ids.into_iter().for_each(|id| self.settle_elr(id));
+        }
+        Ok(())
+    }
+
+    /// The topics that a resource's topic configs are for.
+    fn topics_of(&self, resource: &ConfigResource) -> Box<dyn Iterator<Item = &Arc<Topic>> + '_> {
+        match resource {
+            ConfigResource::Topic(name) => Box::new(self.image.topic_by_name(name).into_iter()),
+            ConfigResource::BrokerDefault => Box::new(self.image.topics.values()),
+            ConfigResource::Broker(_) | ConfigResource::Group(_) => Box::new(std::iter::empty()),
+        }
+    }
+
+    /// Rule 9: once a topic's acks are synced its replicas are trusted after a power loss. Those that are in sync write out
+    /// what they have as they hear of it. One that is away may have acked records in its page cache only: where it is the
+    /// last one nobody could tell, so the change has to wait for it.
+    fn check_led(&self, leaving: &[TopicId]) -> Result<(), MetadataError> {
+        for topic in leaving.iter().filter_map(|id| self.image.topic(*id)) {
+            if let Some(number) = topic.partitions.iter().position(|partition| partition.leader.is_none()) {
+                return Err(MetadataError::Invalid(format!(
+                    "{DURABILITY} of topic {} cannot leave page-cache now: partition {number} has no leader, and its last \
+                     replica may hold acked records in memory only; bring it back first",
+                    topic.name
+                )));
             }
         }
         Ok(())
+    }
+
+    /// Whoever is away is not eligible any more.
+    fn leave_page_cache(&mut self, id: TopicId) {
+        let count = self.image.topic(id).map_or(0, |topic| topic.partitions.len());
+        for number in (0..).take(count) {
+            let place = TopicPartition::new(id, number);
+            self.change_partition(place, ElectionReason::Preferred, |image, _, old| {
+                let away: Vec<BrokerId> = old.elr.iter().copied().filter(|b| !image.is_alive(*b)).collect();
+                (!away.is_empty()).then(|| Next { lost: away, ..Next::new(old.isr.clone(), old.leader) })
+            });
+        }
     }
 
     /// Rule 8 under a changed min.insync.replicas: where the ISR is large enough now, the high watermark moves again

@@ -11,7 +11,7 @@ impl Change<'_> {
     }
 
     /// An unclean election is granted only to a live replica of a partition that has no leader; whether the topic allows
-    /// it, and who has the longest log, the controller has asked (REPLICATION rule 10). A clean candidate is elected
+    /// it, and who has the longest log, the controller has asked (replication.md, rule 10). A clean candidate is elected
     /// cleanly whatever the reason given.
     fn elect(&mut self, election: &Election) -> Result<(), MetadataError> {
         let old = find(self.image, election.partition)?;

@@ -1,4 +1,4 @@
-//! The compare-and-set of an ISR (REPLICATION rule 1).
+//! The compare-and-set of an ISR (replication.md, rule 1).
 
 use super::Change;
 use super::transition::Next;

@@ -1,4 +1,4 @@
-//! How a partition moves to other replicas: pure decisions (REPLICATION rule 12, KIP-455).
+//! How a partition moves to other replicas: pure decisions (replication.md, rule 12, KIP-455).
 //!
 //! ```text
 //! begin ─→ replicas = target, then those to leave ─→ the added ones fetch and join the ISR ─→ complete: the target alone

@@ -1,4 +1,4 @@
-//! What happens to a partition that moves, and to one whose broker is drained, told as scripts (REPLICATION rule 12).
+//! What happens to a partition that moves, and to one whose broker is drained, told as scripts (replication.md, rule 12).
 //!
 //! A moving partition reads `… · to 2 3 4: adding 4, removing 1`.
 

@@ -1,5 +1,5 @@
 //! What becomes of one partition: pure decisions over its state and who is alive in the image
-//! (REPLICATION rules 7, 8, 9, 11, 12, 17).
+//! (replication.md, rules 7, 8, 9, 11, 12, 17).
 //!
 //! A decision names the next ISR and leader; [`settle`] works out what follows from them: the ELR and the epochs.
 
