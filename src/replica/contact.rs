@@ -7,7 +7,8 @@
 //! Nor should an answer leave a broker out as soon as it is fenced: librdkafka (2.12 and later) then tears its handle down,
 //! with all that is in flight on it, while it moves that broker's partitions to their new leaders. Partitions that lose this
 //! race have no leader until its next refresh, up to `topic.metadata.refresh.interval.ms` later; what was in flight is sent
-//! again as if it had never been. Most fenced brokers are back within seconds. So they stay listed for a minute.
+//! again as if it had never been. So it stays listed as long as Kafka would list a dead one: by then its partitions have moved.
+//! Not longer, for a client may choose any that is listed, and not each tries another one when nobody answers.
 
 use crate::ids::BrokerId;
 use crate::metadata::image::Image;
@@ -18,8 +19,8 @@ use std::time::{Duration, Instant};
 /// A fence takes some 20 ms, and an election of the controller before it as long; then the broker was not dead.
 const DOUBT: Duration = Duration::from_millis(150);
 
-/// A broker that restarts is back by then, and a client that is told of new leaders has long moved its partitions.
-const LISTED: Duration = Duration::from_secs(60);
+/// Kafka's default `broker.session.timeout.ms`: there a dead broker is fenced, and left out, after it.
+const LISTED: Duration = Duration::from_secs(9);
 
 /// Bound: the registered brokers.
 #[derive(Debug, Default)]
