@@ -6,6 +6,7 @@ pub mod proto {
 }
 
 use crate::cluster::layout::{Layout, NodeId, Port};
+use crate::workload::topics::REPLICAS;
 use proto::cluster_client::ClusterClient;
 use proto::topics_client::TopicsClient;
 use proto::{
@@ -67,7 +68,7 @@ impl Admin {
             let request = CreateTopicRequest {
                 name: topic.name.to_string(),
                 partitions: Some(topic.partitions),
-                replication_factor: Some(3),
+                replication_factor: Some(REPLICAS as i32),
                 configs,
                 validate_only: false,
             };

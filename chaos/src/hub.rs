@@ -115,10 +115,9 @@ fn inside(args: &Args, seed: u64, network_of: Option<u32>, interrupted: Arc<Atom
     let keep = std::fs::canonicalize(keep)?;
     let layout = Layout { nodes: args.nodes, network_of, folder, keep: keep.clone() };
     let verdict = run::run(args, seed, &layout, interrupted)?;
-    let found = !verdict.anomalies.is_empty();
-    let good = found == args.bug.is_some();
+    let good = verdict.is_as_expected(args.bug.is_some());
     match &args.bug {
-        Some(bug) if found => println!("the bug {bug} was caught"),
+        Some(bug) if good => println!("the bug {bug} was caught"),
         Some(bug) => println!("the bug {bug} was NOT caught"),
         None => {}
     }

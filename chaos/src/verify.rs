@@ -24,7 +24,7 @@ const READ_WITHIN: Duration = Duration::from_secs(30);
 struct Ends {
     high_watermarks: BTreeMap<Place, i64>,
     replicas: BTreeMap<Place, Vec<NodeId>>,
-    /// Where the high watermark is below the log's end.
+    /// Where the high watermark is below the log's end, or replicas come and go.
     unsettled: Vec<String>,
 }
 
@@ -103,6 +103,9 @@ fn ask_ends(world: &World, load: &Load) -> Option<Ends> {
                 let (end, name) = (offsets.log_end, &load.places.names[usize::from(place)]);
                 ends.unsettled
                     .push(format!("{name}'s high watermark is {}, its log ends at {end}", offsets.high_watermark));
+            }
+            if !partition.adding.is_empty() || !partition.removing.is_empty() {
+                ends.unsettled.push(format!("{} is still being moved", load.places.names[usize::from(place)]));
             }
             ends.high_watermarks.insert(place, offsets.high_watermark);
             let replicas = partition.replicas.iter().filter_map(|node| NodeId::try_from(*node).ok()).collect();

@@ -1,6 +1,6 @@
 //! For each anomaly the smallest history that has it; each differs from the clean one in one thing.
 
-use super::{Kind, check};
+use super::{Anomaly, Kind, Verdict, check};
 use crate::history::{Commit, End, Hang, History, Outcome, Ownership, PlaceName, Promise, Read, Reader, Send, Value};
 
 const IDEMPOTENT: u16 = 0;
@@ -354,4 +354,17 @@ fn what_a_member_is_told_after_it_hung_may_be_over() {
     assert_eq!(kinds(&history), [Kind::TwoOwners], "given long after");
     history.ownerships[1] = owned(0, 22_050, 22_600, End::Revoked, 4);
     assert_eq!(kinds(&history), [Kind::TwoOwners], "it had it");
+}
+
+#[test]
+fn a_bug_is_caught_by_the_data_alone() {
+    let of = |kinds: &[Kind]| Verdict {
+        anomalies: kinds.iter().map(|kind| Anomaly::new(*kind, "")).collect(),
+        ..Verdict::default()
+    };
+    assert!(of(&[]).is_as_expected(false) && !of(&[]).is_as_expected(true));
+    let slow = of(&[Kind::TooSlow, Kind::NodeEnded]);
+    assert!(!slow.is_as_expected(false) && !slow.is_as_expected(true), "a busy machine shows them, too");
+    let lost = of(&[Kind::LostWrite, Kind::TooSlow]);
+    assert!(!lost.is_as_expected(false) && lost.is_as_expected(true));
 }

@@ -84,6 +84,11 @@ impl Kind {
             Kind::NodeEnded => "node ended",
         }
     }
+
+    /// Shown by records, commits or metadata. The others a busy machine shows, too, so that they prove no deliberate bug.
+    pub fn is_in_the_data(self) -> bool {
+        !matches!(self, Kind::TooSlow | Kind::NodeEnded | Kind::Unreadable | Kind::HungOwner | Kind::ProducerFailed)
+    }
 }
 
 /// `evidence` is the smallest piece of history that shows it.
@@ -119,6 +124,16 @@ pub struct Verdict {
     /// Sorted by kind.
     pub anomalies: Vec<Anomaly>,
     pub counts: Counts,
+}
+
+impl Verdict {
+    /// A deliberate bug must be seen in what it did to the data; a run without one must be free of everything.
+    pub fn is_as_expected(&self, has_bug: bool) -> bool {
+        match has_bug {
+            true => self.anomalies.iter().any(|anomaly| anomaly.kind.is_in_the_data()),
+            false => self.anomalies.is_empty(),
+        }
+    }
 }
 
 pub fn check(history: &History) -> Verdict {

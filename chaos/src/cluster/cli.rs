@@ -65,7 +65,7 @@ impl Cli {
         self.run(&["broker", "undrain", &broker.to_string()])
     }
 
-    pub fn reassign(&self, topic: &str, partition: i32, replicas: &[i32]) -> anyhow::Result<String> {
+    pub fn reassign(&self, topic: &str, partition: i32, replicas: &[NodeId]) -> anyhow::Result<String> {
         let replicas: Vec<String> = replicas.iter().map(ToString::to_string).collect();
         let (partition, replicas) = (partition.to_string(), replicas.join(","));
         // Other faults are to come in the middle of the move.

@@ -12,7 +12,7 @@ use crate::cluster::network::Cuts;
 use crate::cluster::nodes::Nodes;
 use crate::history::Place;
 use crate::workload::progress::Progress;
-use crate::workload::topics::Places;
+use crate::workload::topics::{Places, REPLICAS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,6 +41,8 @@ pub struct World {
     progress: Arc<Progress>,
     drained: BTreeSet<NodeId>,
     removed: BTreeSet<NodeId>,
+    /// Have fewer replicas than they should; those they have.
+    reduced: BTreeMap<usize, Vec<NodeId>>,
     /// Their disks fail: they are to end by themselves.
     broken: BTreeSet<NodeId>,
     /// Started with empty folders, and the folders that voted before: their votes are to be passed on.
@@ -65,7 +67,7 @@ impl World {
         chance: Chance,
         progress: Arc<Progress>,
     ) -> World {
-        let (drained, removed) = (BTreeSet::new(), BTreeSet::new());
+        let (drained, removed, reduced) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
         let (broken, replaced) = (BTreeSet::new(), BTreeMap::new());
         World {
             nodes,
@@ -78,6 +80,7 @@ impl World {
             progress,
             drained,
             removed,
+            reduced,
             broken,
             replaced,
         }
@@ -123,9 +126,11 @@ impl World {
                 return Ok(asked(self.cli.drain(*node)));
             }
             Fault::Reassign { place, replicas } => {
+                if replicas.len() < REPLICAS {
+                    self.reduced.insert(*place, replicas.clone());
+                }
                 let name = &self.places.names[*place];
-                let replicas: Vec<i32> = replicas.iter().map(|node| i32::from(*node)).collect();
-                return Ok(asked(self.cli.reassign(&name.topic, name.partition, &replicas)));
+                return Ok(asked(self.cli.reassign(&name.topic, name.partition, replicas)));
             }
             Fault::Quorum(node) => {
                 self.removed.insert(*node);
@@ -163,7 +168,7 @@ impl World {
             // Others may be down just now: what is refused is undone at the end of the round.
             Fault::Drain(_) | Fault::Quorum(_) => drop(self.try_undo()),
             Fault::HangMember => self.progress.hung.store(false, Ordering::Relaxed),
-            Fault::Reassign { .. } => {}
+            Fault::Reassign { place, .. } => drop(self.make_up(*place)),
         }
         Ok(None)
     }
@@ -268,7 +273,7 @@ impl World {
         Ok(complaint)
     }
 
-    /// Drained brokers back, removed voters back; or what there is to complain about.
+    /// Drained brokers back, removed voters and replicas back; or what there is to complain about.
     pub fn undo_operator(&mut self) -> Option<String> {
         let until = Instant::now() + UNDO_WITHIN;
         loop {
@@ -305,7 +310,25 @@ impl World {
                 Err(error) => refused = Some(format!("quorum add {node}: {error:#}")),
             }
         }
+        for place in self.reduced.keys().copied().collect::<Vec<_>>() {
+            refused = self.make_up(place).or(refused);
+        }
         refused
+    }
+
+    /// A partition of which a replica was removed gets all of them again, the missing ones last; or why not.
+    fn make_up(&mut self, place: usize) -> Option<String> {
+        let mut replicas = self.reduced.get(&place)?.clone();
+        let name = &self.places.names[place];
+        if !(self.page_cache_lost && name.page_cache) {
+            let missing: Vec<NodeId> = self.nodes.layout.ids().filter(|node| !replicas.contains(node)).collect();
+            replicas.extend(missing.iter().take(REPLICAS - replicas.len()));
+            if let Err(error) = self.cli.reassign(&name.topic, name.partition, &replicas) {
+                return Some(format!("topic reassign {name} to {replicas:?}: {error:#}"));
+            }
+        }
+        self.reduced.remove(&place);
+        None
     }
 
     fn is_member_within(&self, node: NodeId, deadline: Duration) -> bool {

@@ -4,6 +4,7 @@ use super::kind::Kind;
 use crate::chance::Chance;
 use crate::cluster::layout::NodeId;
 use crate::cluster::network::{Cuts, one_way, ring, split};
+use crate::workload::topics::REPLICAS;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -31,7 +32,8 @@ pub enum Fault {
     PowerCutAll,
     /// `broker drain`, later undrain.
     Drain(NodeId),
-    /// `topic reassign` of a partition (the how-manyth place) to the replicas in this order.
+    /// `topic reassign` of a partition (the how-manyth place) to the replicas in this order; later, if these are fewer than
+    /// there were, to the missing ones, too.
     Reassign {
         place: usize,
         replicas: Vec<NodeId>,
@@ -215,7 +217,9 @@ fn fault(chance: &mut Chance, kind: Kind, free: &mut Vec<NodeId>, means: &Means)
         Kind::Reassign => {
             let all: Vec<NodeId> = (1..=nodes).collect();
             let place = chance.between(0, means.places as u64) as usize;
-            return Some(Fault::Reassign { place, replicas: chance.some(&all, 3) });
+            // Where each node has a replica of everything there is nowhere to move to: one is removed, and added again.
+            let many = if usize::from(nodes) > REPLICAS { REPLICAS } else { REPLICAS - 1 };
+            return Some(Fault::Reassign { place, replicas: chance.some(&all, many) });
         }
         _ => {}
     }
@@ -326,6 +330,18 @@ mod tests {
             })
             .collect();
         assert_eq!(seen.len(), Calls::ALL.len());
+    }
+
+    #[test]
+    fn a_move_always_takes_a_replica_from_somewhere() {
+        let mut chance = Chance::new(6);
+        for (nodes, many) in [(3, 2), (4, 3), (5, 3)] {
+            let means = Means { kinds: vec![Kind::Reassign], nodes, ..means() };
+            for step in round(&mut chance, &means).steps {
+                let Fault::Reassign { place, replicas } = step.fault else { panic!("{step:?}") };
+                assert!(place < means.places && replicas.len() == many, "{replicas:?} of {nodes}");
+            }
+        }
     }
 
     #[test]

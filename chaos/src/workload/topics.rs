@@ -6,6 +6,9 @@ use rdkafka::TopicPartitionList;
 use rdkafka::topic_partition_list::Offset;
 use std::collections::BTreeMap;
 
+/// Of each partition, as the broker's default is.
+pub const REPLICAS: usize = 3;
+
 const PAGE_CACHE: (&str, &str) = ("highwater.durability", "page-cache");
 
 pub const TOPICS: [NewTopic; 3] = [
