@@ -82,6 +82,7 @@ fn election(reason: ElectionReason) -> &'static str {
         ElectionReason::Reassigned => "reassigned",
         ElectionReason::Drained => "drained",
         ElectionReason::Damaged => "damaged",
+        ElectionReason::Durability => "durability",
     }
 }
 
@@ -187,7 +188,8 @@ mod tests {
         use ElectionReason::*;
         let any = FenceReason::Shutdown;
         let elections =
-            [Created, Fenced(any), Shutdown, Preferred, Returned, Unclean, Reassigned, Drained, Damaged].map(election);
+            [Created, Fenced(any), Shutdown, Preferred, Returned, Unclean, Reassigned, Drained, Damaged, Durability]
+                .map(election);
         let fences =
             [FenceReason::SessionExpired, FenceReason::ConnectionLost, FenceReason::Shutdown, FenceReason::Restarted];
         let listed = |metric: &Metric| metric.label.as_ref().unwrap().values.to_vec();

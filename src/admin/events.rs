@@ -54,6 +54,7 @@ fn election_reason(reason: ElectionReason) -> (proto::ElectionReason, proto::Fen
         ElectionReason::Reassigned => plain(proto::ElectionReason::Reassigned),
         ElectionReason::Drained => plain(proto::ElectionReason::Drained),
         ElectionReason::Damaged => plain(proto::ElectionReason::Damaged),
+        ElectionReason::Durability => plain(proto::ElectionReason::Durability),
     }
 }
 

@@ -27,6 +27,7 @@ fn election_words(reason: ElectionReason, fence: FenceReason) -> String {
         ElectionReason::Reassigned => "replicas moved".to_string(),
         ElectionReason::Drained => "leader is drained".to_string(),
         ElectionReason::Damaged => "a replica is damaged".to_string(),
+        ElectionReason::Durability => "acks are synced from now on".to_string(),
     }
 }
 

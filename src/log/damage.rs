@@ -104,7 +104,11 @@ impl PartitionLog {
             } else {
                 match self.plan_cut_at_damage(damage.from) {
                     Ok(cut) => self.cut_to(cut).map_err(|error| self.failed(error))?,
-                    Err(ReadError::Disk(error)) => return Err(self.failed(error)),
+                    // Nothing was changed yet.
+                    Err(ReadError::Disk(error)) => {
+                        self.fail(&error);
+                        return Err(error);
+                    }
                     Err(error) => {
                         tracing::warn!(folder = %self.folder.display(), %error, "more is damaged; the copy starts anew");
                         self.restart_at(self.log_start)?;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// Why a log was not cut.
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
-    /// The log is offline, unless the error passes: then nothing was changed.
+    /// The log is offline, unless the error passed while the cut was planned: then nothing was changed.
     #[error(transparent)]
     Disk(#[from] io::Error),
     /// A header that had to be read is lost. Nothing was changed: a flipped bit is no failed disk.
@@ -218,8 +218,8 @@ impl PartitionLog {
         self.epochs.truncate_start(self.log_start);
         self.unsynced.retain(|s| s.base >= self.segments[0].base);
         match self.checkpoint.note_log_start(self.log_start) {
-            // A full disk must not keep records from being deleted.
-            Err(error) if !disk::is_full(&error) => return Err(error),
+            // No room, or no file more to open, must not keep records from being deleted.
+            Err(error) if !disk::is_passing(&error) => return Err(error),
             _ => {}
         }
         let stale: Vec<Offset> = self.snapshots.range(..self.segments[0].base).copied().collect();

@@ -201,6 +201,8 @@ pub enum ElectionReason {
     Drained,
     /// A replica's bytes are damaged: it hands over, or goes on in an epoch in which the damaged one counts as empty.
     Damaged,
+    /// The topic's acks are synced from now on: the leader goes on in an epoch in which page caches count no more.
+    Durability,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

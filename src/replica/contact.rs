@@ -26,8 +26,14 @@ const LISTED: Duration = Duration::from_secs(9);
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
     lost: Mutex<BTreeMap<BrokerId, Instant>>,
-    /// When each broker that is fenced was first seen to be.
-    fenced: Mutex<BTreeMap<BrokerId, Instant>>,
+    seen: Mutex<Seen>,
+}
+
+/// Of the images so far: who was alive in the last one, and when each that was and is fenced now was first seen to be.
+#[derive(Debug, Default)]
+struct Seen {
+    alive: BTreeSet<BrokerId>,
+    fenced: BTreeMap<BrokerId, Instant>,
 }
 
 impl Contacts {
@@ -48,19 +54,25 @@ impl Contacts {
         alive.map(|(_, at)| *at + DOUBT).max()
     }
 
-    /// Looks at who is fenced. Every image is shown, so that the time counts from the fence and not from the first request.
+    /// Looks at who is fenced now and was not. Every image is shown, so that the time counts from the fence and not from the
+    /// first request.
     pub fn show(&self, image: &Image, now: Instant) {
-        let mut fenced = self.fenced.lock();
-        fenced.retain(|broker, _| image.brokers.get(broker).is_some_and(|b| b.fenced));
-        for broker in image.brokers.iter().filter(|(_, b)| b.fenced).map(|(broker, _)| *broker) {
-            fenced.entry(broker).or_insert(now);
+        let mut seen = self.seen.lock();
+        let Seen { alive, fenced } = &mut *seen;
+        let is_fenced = |broker: &BrokerId| image.brokers.get(broker).is_some_and(|b| b.fenced);
+        fenced.retain(|broker, _| is_fenced(broker));
+        fenced.extend(alive.iter().filter(|broker| is_fenced(broker)).map(|broker| (*broker, now)));
+        let live = || image.brokers.iter().filter(|(_, b)| !b.fenced).map(|(broker, _)| *broker);
+        // Clients ask often, and seldom has anything changed.
+        if !alive.iter().copied().eq(live()) {
+            *alive = live().collect();
         }
     }
 
     /// Brokers to list though they are fenced in `image`, which may be newer than the last one shown.
     pub fn lately_fenced(&self, image: &Image, now: Instant) -> BTreeSet<BrokerId> {
         self.show(image, now);
-        self.fenced.lock().iter().filter(|(_, at)| **at + LISTED > now).map(|(broker, _)| *broker).collect()
+        self.seen.lock().fenced.iter().filter(|(_, at)| **at + LISTED > now).map(|(broker, _)| *broker).collect()
     }
 }
 
@@ -93,6 +105,7 @@ mod tests {
         fenced.brokers.get_mut(&BrokerId(2)).unwrap().fenced = true;
         let (contacts, almost) = (Contacts::default(), now + LISTED - Duration::from_millis(1));
         let two = BTreeSet::from([BrokerId(2)]);
+        assert_eq!(contacts.lately_fenced(&fenced, now), BTreeSet::new(), "dead since before this node began");
         assert_eq!(contacts.lately_fenced(&image, now), BTreeSet::new());
         assert_eq!(contacts.lately_fenced(&fenced, now), two, "an image that was not shown yet");
         assert_eq!(contacts.lately_fenced(&fenced, almost), two);

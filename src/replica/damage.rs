@@ -493,7 +493,10 @@ impl Partition {
             }
             Patched::Unfit(why) => {
                 tracing::warn!(partition = ?self, why, "the damaged records cannot be filled in");
-                Ok(Filled { moved: self.cut_damage(guard), look: None })
+                match self.cut_damage(guard) {
+                    true => Ok(Filled { moved: true, look: None }),
+                    false => Err(FollowError::Superseded),
+                }
             }
         }
     }

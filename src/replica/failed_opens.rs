@@ -43,7 +43,14 @@ impl FailedOpens {
         if failed.due != due {
             *failed = Failed { due, at: first, turns: 0 };
         }
+        // An attempt may take longer than the pause after it.
+        failed.at = failed.at.max(first);
         failed.turns
+    }
+
+    /// It failed before, so that nobody waits for what comes of the next attempt.
+    pub fn contains(&self, id: TopicPartition) -> bool {
+        self.0.contains_key(&id)
     }
 
     /// It is open, or not wanted here any more. True: it was one of these.
@@ -110,6 +117,13 @@ mod tests {
         assert!(!failed.is_final(id(0), at(3)));
         assert!(failed.is_final(id(1), at(3)));
         assert_eq!(failed.take_due(at(3)), [(id(1), Due::Report)]);
+        // A long attempt has its pause, too.
+        assert_eq!(failed.note(id(3), true, at(3)), 0);
+        assert_eq!(failed.take_due(at(4)), [(id(3), Due::Open)]);
+        assert_eq!(failed.note(id(3), true, at(30)), 1);
+        assert!(failed.contains(id(3)) && !failed.take_due(at(30)).contains(&(id(3), Due::Open)));
+        assert!(failed.take_due(at(31)).contains(&(id(3), Due::Open)));
+        assert!(failed.forget(id(3)) && !failed.contains(id(3)));
         // The disk gave up meanwhile.
         assert_eq!(failed.note(id(0), false, at(3)), 0);
         assert_eq!(failed.take_due(at(3)), [(id(0), Due::Report)]);

@@ -296,7 +296,7 @@ impl Fetcher {
             let Some(followed) = self.followed.get(&id) else { continue };
             match followed.partition.position(followed.epoch) {
                 Some(position) => positions.push((id, position)),
-                None if followed.partition.waits_to_mend(followed.epoch) => self.rest(id, session),
+                None if followed.partition.still_follows(followed.epoch) => self.rest(id, session),
                 // The order that replaces this one is on its way, or the log is offline.
                 None => self.leave(id, session),
             }
@@ -387,6 +387,7 @@ impl Fetcher {
                     self.changed.insert(id);
                 }
             }
+            Err(FollowError::Superseded) if partition.still_follows(epoch) => self.rest(id, session),
             Err(FollowError::Superseded) => self.leave(id, session),
             Err(error) if error.is_final() => {
                 tracing::error!(partition = ?partition, leader = %self.leader, %error, "replication of this partition stops here");

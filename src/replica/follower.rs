@@ -132,7 +132,7 @@ impl FollowError {
 }
 
 impl Partition {
-    /// `None`: it does not follow in this epoch, its log is offline, or [its damage is to be told first](Self::waits_to_mend).
+    /// `None`: it does not follow in this epoch, its log is offline, or its damage is to be told first.
     pub(super) fn position(&self, epoch: LeaderEpoch) -> Option<Position> {
         let mut guard = self.state.lock();
         let (durability, refused) = (guard.durability, guard.refused);
@@ -175,12 +175,13 @@ impl Partition {
         })
     }
 
-    /// It follows in this epoch and fetches nothing until the controller, or the image, knows of its damage. What ends that
-    /// may come without a new epoch and without another standing, so nobody would give the order to fetch anew.
-    pub(super) fn waits_to_mend(&self, epoch: LeaderEpoch) -> bool {
+    /// It follows in this epoch, even where it cannot fetch now: its damage is to be told to the controller first, or was
+    /// found while an answer was on its way. What ends that may come without a new epoch and without another standing, so
+    /// nobody would give the order to fetch anew.
+    pub(super) fn still_follows(&self, epoch: LeaderEpoch) -> bool {
         let guard = self.state.lock();
-        let log = guard.log.as_ref().filter(|log| !log.is_offline() && log.damage().is_some());
-        log.is_some() && matches!(guard.role, Role::Follower) && guard.leader_epoch == epoch
+        let is_online = guard.log.as_ref().is_some_and(|log| !log.is_offline());
+        is_online && matches!(guard.role, Role::Follower) && guard.leader_epoch == epoch
     }
 
     /// Appends what the leader sent. True: the next fetch goes on elsewhere.

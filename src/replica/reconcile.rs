@@ -217,13 +217,14 @@ impl Reconciler {
                 (None, _) => {}
             }
         }
+        // Before roles: whoever leads or follows in a new epoch counts, and fetches, as the topic's durability is now.
+        self.reconfigure(&affected.topics, affected.all_configs);
         // Leaders first: clients wait for them.
         let standings = apply_all(changing, image.clone()).await;
         for (partition, before, standing) in standings {
             self.announce(&partition, before, standing);
         }
         self.fetchers.kick();
-        self.reconfigure(&affected.topics, affected.all_configs);
         self.drop_all(to_drop).await;
         if !gone.is_empty() {
             self.note_failed();
@@ -257,6 +258,7 @@ impl Reconciler {
         }
     }
 
+    /// The caller kicks the fetchers.
     fn reconfigure(&mut self, topics: &BTreeSet<String>, all: bool) {
         if topics.is_empty() && !all {
             return;
@@ -275,7 +277,6 @@ impl Reconciler {
                 self.fetchers.follow(&partition, leader, epoch, config.durability);
             }
         }
-        self.fetchers.kick();
     }
 
     async fn drop_all(&mut self, partitions: Vec<Arc<Partition>>) {
@@ -381,12 +382,16 @@ impl Reconciler {
                 }
             }
         }
-        let standings = apply_all(adopted, self.image.clone()).await;
         let image = self.image.clone();
-        let mut configs = Configs::new(&self.inner, &image);
+        {
+            let mut configs = Configs::new(&self.inner, &image);
+            for partition in &adopted {
+                // Changes of its config while it was opening found nothing to change.
+                partition.configure(&configs.of(&partition.topic), &image, clock::now());
+            }
+        }
+        let standings = apply_all(adopted, image).await;
         for (partition, _, standing) in standings {
-            // Changes of its config while it was opening found nothing to change.
-            partition.configure(&configs.of(&partition.topic), &image, clock::now());
             self.inner.insert(partition.clone());
             if self.failed.forget(partition.id) {
                 tracing::info!(?partition, "hosted: its log could be opened after all");
@@ -415,7 +420,8 @@ impl Reconciler {
             self.strays_set_aside = true;
             self.set_strays_aside().await;
         }
-        if self.opening.is_empty() && !self.inner.node.is_ready_held() {
+        // Logs that fail again and again, each attempt a long one, keep nobody from the others.
+        if self.opening.iter().all(|id| self.failed.contains(*id)) && !self.inner.node.is_ready_held() {
             self.inner.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
         }
     }

@@ -18,7 +18,7 @@ use crate::records::batch::BatchHeader;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Producers remembered of one partition; beyond it all are forgotten, and a gap is a gap again.
+/// Producers remembered of one partition; beyond it refusals are forgotten, and no other gap is told to come again.
 const PRODUCERS_MAX: usize = 1_000;
 /// After this long a gap is not explained by the refusal before it any more: the client gave that batch up.
 const KEPT: Duration = Duration::from_secs(10);
@@ -127,6 +127,11 @@ impl Refusals {
         explains.then(|| refusal.reason.error(hint))
     }
 
+    /// This broker leads anew: what is missing of each producer may be on its way again.
+    pub fn lead(&mut self) {
+        self.gaps.clear();
+    }
+
     /// The gap was not there a moment ago: what is missing may come.
     fn overtakes(
         &mut self,
@@ -135,19 +140,28 @@ impl Refusals {
         hint: LeaderHint,
         now: Instant,
     ) -> Option<PartitionError> {
-        let PartitionError::Append(AppendError::OutOfOrderSequence { producer, given, expected }) = error else {
-            return None;
+        let producer = match error {
+            PartitionError::Append(AppendError::OutOfOrderSequence { producer, .. }) => *producer,
+            PartitionError::Append(AppendError::UnknownProducer(producer)) => *producer,
+            _ => return None,
         };
-        let epoch = producers(records).find(|header| header.producer_id == *producer)?.producer_epoch;
-        if !(1..i32::MAX / 2).contains(&distance(*expected, *given)) {
+        let header = producers(records).find(|header| header.producer_id == producer)?;
+        let (given, expected) = match error {
+            PartitionError::Append(AppendError::OutOfOrderSequence { given, expected, .. }) => (*given, *expected),
+            _ => (header.base_sequence, 0),
+        };
+        if !(1..i32::MAX / 2).contains(&distance(expected, given)) {
             return None;
         }
-        if self.gaps.len() >= PRODUCERS_MAX && !self.gaps.contains_key(producer) {
-            self.gaps.clear();
+        let fresh = Gap { epoch: header.producer_epoch, expected, since: now };
+        if self.gaps.len() >= PRODUCERS_MAX && !self.gaps.contains_key(&producer) {
+            self.gaps.retain(|_, gap| now.duration_since(gap.since) < KEPT);
+            if self.gaps.len() >= PRODUCERS_MAX {
+                return None;
+            }
         }
-        let fresh = Gap { epoch, expected: *expected, since: now };
-        let gap = self.gaps.entry(*producer).or_insert(fresh);
-        if (gap.epoch, gap.expected) != (epoch, *expected) {
+        let gap = self.gaps.entry(producer).or_insert(fresh);
+        if (gap.epoch, gap.expected) != (fresh.epoch, fresh.expected) {
             *gap = fresh;
         }
         (now.duration_since(gap.since) < YOUNG).then_some(PartitionError::NotLeader(hint))
@@ -232,6 +246,32 @@ mod tests {
         assert!(!is_gap(&refusals.judge(&batch(1, 8), gap(8, 6), HINT, at(2_002))));
         assert!(!is_gap(&refusals.judge(&batch(2, 1), gap(1, 0), HINT, at(9_000))), "nor is one of another epoch");
         assert!(is_gap(&refusals.judge(&batch(1, 4), gap(4, 5), HINT, at(9_000))), "an older batch overtakes nothing");
+    }
+
+    #[test]
+    fn so_is_what_overtakes_a_producers_first_batch_and_each_leadership_begins_anew() {
+        let unknown = || Err::<(), _>(PartitionError::Append(AppendError::UnknownProducer(ProducerId(9))));
+        let (mut refusals, now) = (Refusals::default(), clock::now());
+        let told = refusals.judge(&batch(1, 1), unknown(), HINT, now);
+        assert!(matches!(told, Err(PartitionError::NotLeader(HINT))), "{told:?}");
+        let is_unknown = |told: &Result<(), PartitionError>| {
+            matches!(told, Err(PartitionError::Append(AppendError::UnknownProducer(_))))
+        };
+        assert!(is_unknown(&refusals.judge(&batch(1, 1), unknown(), HINT, now + YOUNG)));
+        refusals.lead();
+        assert!(!is_unknown(&refusals.judge(&batch(1, 1), unknown(), HINT, now + YOUNG)));
+    }
+
+    #[test]
+    fn producers_in_gaps_are_bounded_and_do_not_keep_each_others_gaps_young() {
+        let (mut refusals, now) = (Refusals::default(), clock::now());
+        let since = |seconds| Gap { epoch: ProducerEpoch(1), expected: 5, since: now + Duration::from_secs(seconds) };
+        refusals.gaps = (1_000_000..).take(PRODUCERS_MAX).map(|id| (ProducerId(id), since(0))).collect();
+        assert!(is_gap(&refusals.judge(&batch(1, 6), gap(6, 5), HINT, now + YOUNG)), "no room to remember it");
+        assert_eq!(refusals.gaps.len(), PRODUCERS_MAX);
+        refusals.gaps.insert(ProducerId(1_000_000), since(5));
+        assert!(!is_gap(&refusals.judge(&batch(1, 6), gap(6, 5), HINT, now + KEPT)));
+        assert_eq!(refusals.gaps.len(), 2, "those that are long over are forgotten");
     }
 
     #[test]

@@ -246,6 +246,7 @@ impl Partition {
         // Re-elected in the very next epoch nobody else led: what waits is in the log and stays there.
         let stays = matches!(&state.role, Role::Leader(leader) if leader.epoch().next() == view.leader_epoch);
         if !stays {
+            state.refusals.lead();
             after.failed = state.fail_parked(|| PartitionError::NotLeader(hint));
         }
         let Some(log) = state.log.as_mut() else { return after };

@@ -125,7 +125,18 @@ pub static LEADER_ELECTIONS: Metric = counter(
 )
 .by(
     "reason",
-    &["created", "damaged", "drained", "fenced", "preferred", "reassigned", "returned", "shutdown", "unclean"],
+    &[
+        "created",
+        "damaged",
+        "drained",
+        "durability",
+        "fenced",
+        "preferred",
+        "reassigned",
+        "returned",
+        "shutdown",
+        "unclean",
+    ],
 );
 pub static BROKER_FENCINGS: Metric =
     counter("highwater_broker_fencings_total", "fencings", "Brokers in the cluster that were fenced.")

@@ -101,7 +101,8 @@ impl Change<'_> {
         let (name, old) = (topic.name.clone(), old.clone());
         self.tell_of_move(place, &name, &old, &new, began);
         // Not this command's choice, but what a move that is complete makes of it.
-        let reason = if new.leader != chosen || new.leader == old.leader { ElectionReason::Reassigned } else { reason };
+        let stays = new.leader == old.leader && new.replicas != old.replicas;
+        let reason = if new.leader != chosen || stays { ElectionReason::Reassigned } else { reason };
         if new.leader_epoch != old.leader_epoch {
             self.events.push(Event::LeaderElected {
                 partition: place,

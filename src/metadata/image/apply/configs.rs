@@ -66,14 +66,15 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Whoever is away is not eligible any more.
+    /// Whoever is away is not eligible any more. The epoch is renewed: what a leader knows of its followers' ends may lie in
+    /// their page caches, and counts no more.
     fn leave_page_cache(&mut self, id: TopicId) {
         let count = self.image.topic(id).map_or(0, |topic| topic.partitions.len());
         for number in (0..).take(count) {
             let place = TopicPartition::new(id, number);
-            self.change_partition(place, ElectionReason::Preferred, |image, _, old| {
+            self.change_partition(place, ElectionReason::Durability, |image, _, old| {
                 let away: Vec<BrokerId> = old.elr.iter().copied().filter(|b| !image.is_alive(*b)).collect();
-                (!away.is_empty()).then(|| Next { lost: away, ..Next::new(old.isr.clone(), old.leader) })
+                Some(Next { lost: away, renewed: true, ..Next::new(old.isr.clone(), old.leader) })
             });
         }
     }

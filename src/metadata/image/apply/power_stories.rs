@@ -55,14 +55,15 @@ fn who_was_away_when_a_topic_left_page_cache_mode_is_not_trusted_for_it() {
         w.registers(1, AFTER_KILL);
         w.unfences(1);
         w.sets(resource, DURABILITY, value);
-        w.reads("leader 3 · isr 3 · elr 1 · epochs 1/2");
+        // In a new epoch: the leader counts nothing any more that a follower had before it heard of the change.
+        w.reads("leader 3 · isr 3 · elr 1 · epochs 2/2");
         w.fences(&[3]);
-        w.reads("leader 1 · isr 1 · elr 3 · epochs 2/3");
+        w.reads("leader 1 · isr 1 · elr 3 · epochs 3/3");
         w.fences(&[1]);
         // It lacks what was only in its page cache when its power went.
         w.registers(2, AFTER_POWER_LOSS);
         w.unfences(2);
-        w.reads("leader - · isr 1 · elr 3 · epochs 3/4");
+        w.reads("leader - · isr 1 · elr 3 · epochs 4/4");
     }
 }
 
@@ -85,6 +86,6 @@ fn a_topic_leaves_page_cache_mode_only_while_all_of_it_is_led() {
         w.unfences(2);
         w.reads("leader 2 · isr 2 · elr 1 · epochs 2/3");
         w.sets(resource, DURABILITY, Some("sync"));
-        w.reads("leader 2 · isr 2 · elr - · epochs 2/4");
+        w.reads("leader 2 · isr 2 · elr - · epochs 3/4");
     }
 }
