@@ -51,10 +51,14 @@ seq 1 2000 | kcat -P -b $bootstrap -t events -X acks=all
 timeout 60 "$highwater" cluster watch --admin localhost:29094 -o json >"$work/watch" 2>&1 &
 watch=$!
 victim=$(compose ps -q highwater-3)
+asked=$(date +%s%3N)
 docker kill "$victim" >/dev/null
+killed=$(date +%s%3N)
 until_true 30 "the election is seen over gRPC" grep -qi 'leader.*elected' "$work/watch"
+seen=$(date +%s%3N)
 kill $watch 2>/dev/null || true
-echo "elections seen: $(grep -ci 'leader.*elected' "$work/watch")"
+elections=$(grep -ci 'leader.*elected' "$work/watch")
+echo "elections seen: $elections, $((seen - killed)) ms after docker kill, which took $((killed - asked)) ms"
 seq 2001 3000 | kcat -P -b localhost:19092,localhost:29092 -t events -X acks=all
 docker start "$victim" >/dev/null
 until_true 60 "the killed node is healthy again" sh -c '[ "$(docker ps --filter name=highwater-test --filter health=healthy -q | wc -l)" = 3 ]'
