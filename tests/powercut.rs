@@ -122,6 +122,8 @@ fn what_was_found_durable_need_not_be_recovered_again_after_a_power_cut() {
     for more in 1..4 {
         let is_enough = |known: &i64| *known >= more * 500;
         let known = wait_for("segments are durable", SOON, || recovery_point(&data, "t").filter(is_enough));
+        // A name can be seen before it is synced; the next one is made only afterwards.
+        wait_for("another recovery point", SOON, || recovery_point(&data, "t").filter(|next| *next > known));
         powered.kill(1);
         powered.cut(1, Policy::DropAll);
         let kept = recovery_point(&data, "t");
