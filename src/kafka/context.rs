@@ -7,6 +7,7 @@ use crate::metadata::quorum::Quorum;
 use crate::replica::hosted::Hosted;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// The rooms below that handlers call.
 pub struct Services {
@@ -32,4 +33,6 @@ pub struct RequestContext {
     pub peer: SocketAddr,
     pub client_id: String,
     pub version: i16,
+    /// Of the connection: something came on it that only producers send.
+    pub is_producers: Arc<AtomicBool>,
 }

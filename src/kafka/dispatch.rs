@@ -9,6 +9,7 @@ use crate::wire::codec::{self, Header};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use kafka_protocol::messages::*;
+use std::sync::atomic::Ordering;
 
 /// What a request comes to.
 #[derive(Debug)]
@@ -50,6 +51,9 @@ pub fn start(context: &RequestContext, header: &Header, body: Bytes, again: bool
     context.version = version;
     context.client_id = header.client_id.as_ref().map(ToString::to_string).unwrap_or_default();
     let header = Header { client_id: None, ..*header };
+    if matches!(key, PRODUCE | INIT_PRODUCER_ID) {
+        context.is_producers.store(true, Ordering::Relaxed);
+    }
 
     macro_rules! later {
         ($request:ty, $handler:path) => {

@@ -98,6 +98,7 @@ impl Door {
             peer,
             client_id: String::new(),
             version: 0,
+            is_producers: Arc::default(),
         };
         let (frames, stop) = (self.frames, self.stop.clone());
         connections.spawn(async move {

@@ -7,8 +7,12 @@
 //! Nor should an answer leave a broker out as soon as it is fenced: librdkafka (2.12 and later) then tears its handle down,
 //! with all that is in flight on it, while it moves that broker's partitions to their new leaders. Partitions that lose this
 //! race have no leader until its next refresh, up to `topic.metadata.refresh.interval.ms` later; what was in flight is sent
-//! again as if it had never been. So it stays listed as long as Kafka would list a dead one: by then its partitions have moved.
+//! again as if it had never been. A consumer that has just asked such a broker for the end of an epoch may lock up for good
+//! (librdkafka's issue 5476). So it stays listed as long as Kafka would list a dead one: by then its partitions have moved.
 //! Not longer, for a client may choose any that is listed, and not each tries another one when nobody answers.
+//!
+//! Producers alone are not told of a broker that went silent (paused, or cut off). Its connections did not break, so they
+//! would wait out their timeouts for what is in flight; that it is left out is what makes them send it to the new leader.
 
 use crate::ids::BrokerId;
 use crate::metadata::image::Image;
@@ -29,11 +33,13 @@ pub(super) struct Contacts {
     seen: Mutex<Seen>,
 }
 
-/// Of the images so far: who was alive in the last one, and when each that was and is fenced now was first seen to be.
+/// Of the images so far: who was alive in the last one, when each that was and is fenced now was first seen to be, and who of
+/// them is known to have only gone silent.
 #[derive(Debug, Default)]
 struct Seen {
     alive: BTreeSet<BrokerId>,
     fenced: BTreeMap<BrokerId, Instant>,
+    silent: BTreeSet<BrokerId>,
 }
 
 impl Contacts {
@@ -55,13 +61,15 @@ impl Contacts {
     }
 
     /// Looks at who is fenced now and was not. Every image is shown, so that the time counts from the fence and not from the
-    /// first request.
-    pub fn show(&self, image: &Image, now: Instant) {
+    /// first request. `expired`: whose session expired on the way to this image.
+    pub fn show(&self, image: &Image, expired: &BTreeSet<BrokerId>, now: Instant) {
         let mut seen = self.seen.lock();
-        let Seen { alive, fenced } = &mut *seen;
+        let Seen { alive, fenced, silent } = &mut *seen;
         let is_fenced = |broker: &BrokerId| image.brokers.get(broker).is_some_and(|b| b.fenced);
         fenced.retain(|broker, _| is_fenced(broker));
         fenced.extend(alive.iter().filter(|broker| is_fenced(broker)).map(|broker| (*broker, now)));
+        silent.extend(expired);
+        silent.retain(is_fenced);
         let live = || image.brokers.iter().filter(|(_, b)| !b.fenced).map(|(broker, _)| *broker);
         // Clients ask often, and seldom has anything changed.
         if !alive.iter().copied().eq(live()) {
@@ -69,10 +77,13 @@ impl Contacts {
         }
     }
 
-    /// Brokers to list though they are fenced in `image`, which may be newer than the last one shown.
-    pub fn lately_fenced(&self, image: &Image, now: Instant) -> BTreeSet<BrokerId> {
-        self.show(image, now);
-        self.seen.lock().fenced.iter().filter(|(_, at)| **at + LISTED > now).map(|(broker, _)| *broker).collect()
+    /// Brokers to list, to a producer or another client, though they are fenced in `image`. That may be newer than the last
+    /// one shown: why they were fenced is then heard with that.
+    pub fn lately_fenced(&self, image: &Image, to_producer: bool, now: Instant) -> BTreeSet<BrokerId> {
+        self.show(image, &BTreeSet::new(), now);
+        let seen = self.seen.lock();
+        let lately = seen.fenced.iter().filter(|(_, at)| **at + LISTED > now).map(|(broker, _)| *broker);
+        lately.filter(|broker| !(to_producer && seen.silent.contains(broker))).collect()
     }
 }
 
@@ -98,21 +109,46 @@ mod tests {
         assert_eq!(contacts.in_doubt(&image, now + DOUBT), None);
     }
 
+    fn without_two(image: &Image) -> Image {
+        let mut image = image.clone();
+        image.brokers.get_mut(&BrokerId(2)).unwrap().fenced = true;
+        image
+    }
+
     #[test]
-    fn a_fenced_broker_stays_listed_for_a_while() {
+    fn a_dead_broker_stays_listed_for_a_while() {
         let (image, now) = (testing::image(1, &[1, 2, 3], 1, 1, None), clock::now());
-        let mut fenced = image.clone();
-        fenced.brokers.get_mut(&BrokerId(2)).unwrap().fenced = true;
+        let (fenced, nobody) = (without_two(&image), BTreeSet::new());
         let (contacts, almost) = (Contacts::default(), now + LISTED - Duration::from_millis(1));
         let two = BTreeSet::from([BrokerId(2)]);
-        assert_eq!(contacts.lately_fenced(&fenced, now), BTreeSet::new(), "dead since before this node began");
-        assert_eq!(contacts.lately_fenced(&image, now), BTreeSet::new());
-        assert_eq!(contacts.lately_fenced(&fenced, now), two, "an image that was not shown yet");
-        assert_eq!(contacts.lately_fenced(&fenced, almost), two);
-        assert_eq!(contacts.lately_fenced(&fenced, now + LISTED), BTreeSet::new());
+        assert_eq!(contacts.lately_fenced(&fenced, true, now), nobody, "dead since before this node began");
+        assert_eq!(contacts.lately_fenced(&image, false, now), nobody);
+        assert_eq!(contacts.lately_fenced(&fenced, true, now), two, "an image that was not shown yet");
+        assert_eq!(contacts.lately_fenced(&fenced, true, almost), two);
+        assert_eq!(contacts.lately_fenced(&fenced, true, now + LISTED), nobody);
         // Back, and fenced anew.
-        contacts.show(&image, now + LISTED);
-        contacts.show(&fenced, now + 2 * LISTED);
-        assert_eq!(contacts.lately_fenced(&fenced, almost + 2 * LISTED), two);
+        contacts.show(&image, &nobody, now + LISTED);
+        contacts.show(&fenced, &nobody, now + 2 * LISTED);
+        assert_eq!(contacts.lately_fenced(&fenced, true, almost + 2 * LISTED), two);
+    }
+
+    #[test]
+    fn producers_are_not_told_of_a_silent_broker() {
+        let (image, now) = (testing::image(1, &[1, 2, 3], 1, 1, None), clock::now());
+        let (fenced, nobody, two) = (without_two(&image), BTreeSet::new(), BTreeSet::from([BrokerId(2)]));
+        let contacts = Contacts::default();
+        let listed = |to_producer| contacts.lately_fenced(&fenced, to_producer, now);
+        contacts.show(&image, &nobody, now);
+        contacts.show(&fenced, &two, now);
+        assert_eq!((listed(true), listed(false)), (nobody.clone(), two.clone()));
+        // A request came before the reason was heard.
+        contacts.show(&image, &nobody, now);
+        assert_eq!(listed(true), two);
+        contacts.show(&fenced, &two, now);
+        assert_eq!((listed(true), listed(false)), (nobody.clone(), two.clone()));
+        // Awake again, and dead.
+        contacts.show(&image, &nobody, now);
+        contacts.show(&fenced, &nobody, now);
+        assert_eq!(listed(true), two);
     }
 }

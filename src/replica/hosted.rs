@@ -159,9 +159,9 @@ impl Hosted {
         self.inner.node.contacts.in_doubt(image, clock::now())
     }
 
-    /// Brokers that clients are told of though they are fenced in `image`: they were not a moment ago.
-    pub fn lately_fenced(&self, image: &Image) -> BTreeSet<BrokerId> {
-        self.inner.node.contacts.lately_fenced(image, clock::now())
+    /// Brokers that clients, or producers, are told of though they are fenced in `image`: they were not a moment ago.
+    pub fn lately_fenced(&self, image: &Image, to_producer: bool) -> BTreeSet<BrokerId> {
+        self.inner.node.contacts.lately_fenced(image, to_producer, clock::now())
     }
 
     /// Leads at least one partition: a clean stop waits until it does not.

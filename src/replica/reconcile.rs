@@ -20,7 +20,7 @@ use crate::config::topic::{Durability, TopicConfig};
 use crate::ids::*;
 use crate::log::folder::{Aside, Found};
 use crate::log::strays::kept_until;
-use crate::metadata::command::{ConfigResource, DamageReport};
+use crate::metadata::command::{ConfigResource, DamageReport, FenceReason};
 use crate::metadata::event::Event;
 use crate::metadata::image::Image;
 use crate::metadata::quorum::Update;
@@ -46,6 +46,8 @@ struct Affected {
     /// Topics whose configs changed.
     topics: BTreeSet<String>,
     all_configs: bool,
+    /// Brokers whose session expired.
+    expired: BTreeSet<BrokerId>,
 }
 
 impl Affected {
@@ -74,9 +76,14 @@ impl Affected {
                 ConfigResource::Broker(broker) => self.all_configs |= *broker == me,
                 ConfigResource::Group(_) => {}
             },
+            Event::BrokerFenced { broker, reason: FenceReason::SessionExpired, .. } => {
+                self.expired.insert(*broker);
+            }
+            Event::BrokerUnfenced { broker, .. } => {
+                self.expired.remove(broker);
+            }
             Event::BrokerRegistered { .. }
             | Event::BrokerFenced { .. }
-            | Event::BrokerUnfenced { .. }
             | Event::BrokerShuttingDown { .. }
             | Event::BrokerUnregistered { .. }
             | Event::BrokerDraining { .. }
@@ -202,7 +209,7 @@ impl Reconciler {
 
     async fn show(&mut self, image: Arc<Image>, affected: Affected) {
         self.image = image.clone();
-        self.inner.node.contacts.show(&image, clock::now());
+        self.inner.node.contacts.show(&image, &affected.expired, clock::now());
         // Before the partitions act on it: a follower's epoch is checked against it.
         self.inner.node.image.store(image.clone());
         let (mut changing, mut to_open, mut to_drop) = (Vec::new(), Vec::new(), Vec::new());

@@ -12,6 +12,7 @@ use crate::kafka::names::{is_internal, is_valid_topic, text, topic_name};
 use crate::kafka::topic_rules;
 use crate::metadata::command::MetadataError;
 use crate::metadata::image::Image;
+use crate::metadata::image::brokers::Broker;
 use crate::metadata::image::topics::{Partition, Topic};
 use crate::metadata::intent::{Intent, IntentAnswer, IntentError, SubmitError, TopicIntent};
 use crate::metadata::quorum::Update;
@@ -22,6 +23,7 @@ use kafka_protocol::messages::metadata_response::{
 use kafka_protocol::messages::{MetadataRequest, MetadataResponse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -75,7 +77,7 @@ pub async fn handle(context: &RequestContext, request: MetadataRequest) -> Metad
         image: &image,
         door: Door::of(context),
         me: services.config.node_id,
-        lingering: services.hosted.lately_fenced(&image),
+        lingering: services.hosted.lately_fenced(&image, context.is_producers.load(Ordering::Relaxed)),
         version: context.version,
         topic_operations: request.include_topic_authorized_operations,
         cluster_operations: request.include_cluster_authorized_operations,
@@ -192,8 +194,10 @@ impl View<'_> {
             Wishes::Some(wishes) => wishes.iter().map(|wish| self.wished(wish, failures)).collect(),
         };
         let listed = |broker: BrokerId| self.is_live(broker) || self.lingering.contains(&broker);
-        // With nobody listed some clients (librdkafka 2.12 and later) forget every address they know, for good.
-        let nobody = !self.image.brokers.iter().any(|(id, broker)| listed(*id) && self.door.endpoint(broker).is_some());
+        // With nobody listed some clients (librdkafka 2.12 and later) forget every address they know, for good; with the
+        // dead alone they would be no better off.
+        let is_usable = |(id, broker): (&BrokerId, &Broker)| self.is_live(*id) && self.door.endpoint(broker).is_some();
+        let nobody = !self.image.brokers.iter().any(is_usable);
         let brokers = self.image.brokers.iter().filter(|(id, _)| nobody || listed(**id));
         let brokers = brokers.filter_map(|(id, broker)| {
             let endpoint = self.door.endpoint(broker)?;

@@ -79,7 +79,7 @@ fn with_every_broker_fenced_all_are_listed_all_the_same() {
         image: &image,
         door: DOOR,
         me: BrokerId(2),
-        lingering: BTreeSet::new(),
+        lingering: BTreeSet::from([BrokerId(3)]),
         version: 13,
         topic_operations: false,
         cluster_operations: false,
