@@ -173,12 +173,15 @@ impl Liveness {
         connection: u64,
         peer: Option<SocketAddr>,
     ) -> Vec<Effect> {
-        let Some(broker) = self.watched(image, id, epoch) else { return Vec::new() };
+        let Some(broker) = self.registered(image, id, epoch) else { return Vec::new() };
         let session = self.session(id, broker, now);
         if session.connection != Some(connection) {
             return Vec::new();
         }
         session.connection = None;
+        if broker.fenced && session.unfence_proposed.is_none() {
+            return Vec::new();
+        }
         session.dial = Some(Dial { silence_counts: true });
         let endpoint = &broker.registration.cluster_endpoint;
         let target = match peer {
@@ -196,7 +199,7 @@ impl Liveness {
         epoch: BrokerEpoch,
         outcome: probe::Outcome,
     ) -> Vec<Effect> {
-        let Some(broker) = self.watched(image, id, epoch) else { return Vec::new() };
+        let Some(broker) = self.registered(image, id, epoch) else { return Vec::new() };
         let session = self.session(id, broker, now);
         let Some(dial) = session.dial.take() else { return Vec::new() };
         let gone = match outcome {
@@ -208,6 +211,10 @@ impl Liveness {
             return Vec::new();
         }
         session.gone = true;
+        if broker.fenced {
+            // Its unfence may be under way; then a tick fences it.
+            return Vec::new();
+        }
         session.fence_proposed = Some(now);
         vec![Effect::Fence { brokers: vec![(id, epoch)], reason: FenceReason::ConnectionLost }]
     }
@@ -242,11 +249,11 @@ impl Liveness {
         expired.into_iter().chain(fence(gone, FenceReason::ConnectionLost)).collect()
     }
 
-    /// May this process register? Not while another one of the same broker still answers: that would be two processes
-    /// under one id. A restarted process finds its old stream lost, or its session expired within the timeout.
+    /// May this process register? Not while another one of the same broker still answers, fenced or not: that would be two
+    /// processes under one id, of which one may have lost what the other holds. A restarted process finds its old stream lost, or its session expired within the timeout.
     pub fn may_register(&self, now: Instant, image: &Image, id: BrokerId, incarnation: IncarnationId) -> bool {
         let Some(broker) = image.brokers.get(&id) else { return true };
-        if broker.fenced || broker.registration.incarnation == incarnation {
+        if broker.registration.incarnation == incarnation {
             return true;
         }
         self.sessions.get(&id).is_none_or(|session| {
@@ -256,9 +263,9 @@ impl Liveness {
         })
     }
 
-    /// The broker, if its session is watched: this is the controller, and the epoch is registered and unfenced.
-    fn watched<'a>(&self, image: &'a Image, id: BrokerId, epoch: BrokerEpoch) -> Option<&'a Broker> {
-        image.brokers.get(&id).filter(|broker| self.active && broker.epoch == epoch && !broker.fenced)
+    /// The broker, if this is the controller and the epoch is the registered one.
+    fn registered<'a>(&self, image: &'a Image, id: BrokerId, epoch: BrokerEpoch) -> Option<&'a Broker> {
+        image.brokers.get(&id).filter(|broker| self.active && broker.epoch == epoch)
     }
 
     /// The session of the registered epoch; an older one is replaced.

@@ -290,6 +290,32 @@ fn two_processes_of_one_broker_are_told_from_a_restart() {
     let mut story = settled();
     story.now += 1500; // the machine is gone: no reset ever came
     assert!(may(&story));
-    story.set(3, |b| b.fenced = true);
+}
+
+#[test]
+fn a_fenced_process_that_still_answers_is_the_only_one_of_its_broker() {
+    let mut story = settled();
+    let newcomer = IncarnationId(Uuid::from_u128(78));
+    let may = |s: &Story| s.liveness.may_register(s.at(s.now), &s.image, BrokerId(3), newcomer);
+    story.set(3, |b| b.fenced = true); // recovering its logs: an empty folder in its place would count as their loss
+    story.beat(3, 3, false, 1000);
+    assert!(!may(&story));
+    story.lost(3, 3);
+    story.expect(&[]);
     assert!(may(&story));
+}
+
+#[test]
+fn a_broker_that_dies_while_it_is_unfenced_is_fenced_again_at_once() {
+    let mut story = settled();
+    story.set(3, |b| b.fenced = true);
+    story.beat(3, 3, true, 13);
+    story.lost(3, 3);
+    story.expect(&["1000 unfence 3", "1000 dial 3 at 10.0.0.3:9093"]);
+    story.dialed(3, probe::Outcome::Refused);
+    story.run(1_100, &[1, 2]);
+    story.expect(&[]);
+    story.set(3, |b| b.fenced = false);
+    story.run(1_150, &[1, 2]);
+    story.expect(&["1150 fence 3 connection"]);
 }

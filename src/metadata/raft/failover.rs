@@ -128,6 +128,11 @@ impl Failover {
         members.membership().get_node(&node).map(|n| n.address.clone())
     }
 
+    /// How long this node's disk takes for a flush of late.
+    pub fn flush_time(&self) -> Duration {
+        self.log.flush_time(clock::now())
+    }
+
     /// This node voted, and the group went on without it.
     pub fn is_removed(&self) -> bool {
         let view = self.view();
