@@ -44,7 +44,7 @@ const SILENCE_FLUSHES: u32 = 2;
 const GRANT_HOLDS: Duration = Duration::from_millis(500);
 /// What a candidate says of its disk counts up to this.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
-/// A clock that jumped this far was this node's own pause, and says nothing of the leader.
+/// A clock that jumped this far was this node's own pause, which says nothing of the leader and is not counted.
 const STALL: Duration = Duration::from_millis(150);
 
 /// "Would you vote for me?"
@@ -202,12 +202,12 @@ impl Standing {
     }
 
     /// When this voter is to campaign, as things stand; `None` while it leads or has no vote. To be asked at least every
-    /// 150 ms: a longer gap restarts the leader's clock.
+    /// 150 ms: a longer gap was a pause, in which the leader's clock stands still.
     pub fn due(&mut self, view: &View, now: Instant) -> Option<Instant> {
-        let stalled = now.saturating_duration_since(self.looked) > STALL;
+        let away = now.saturating_duration_since(self.looked);
         self.looked = now;
-        if stalled {
-            self.heard = now;
+        if away > STALL {
+            self.heard = (self.heard + away).min(now);
         }
         let votes = view.is_voter(self.me);
         self.voted |= votes;

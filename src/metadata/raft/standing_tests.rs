@@ -74,11 +74,22 @@ fn a_silent_leader_is_missed_later_and_each_voter_has_a_time_of_its_own() {
 }
 
 #[test]
-fn a_voter_that_was_paused_starts_the_clock_anew() {
+fn a_voters_own_pause_is_not_the_leaders_silence() {
     let mut story = Story::of(3, 3, Some(1));
     assert_eq!(story.due(100), Some(450));
     let woken = story.standing.due(&story.view, story.at(9_000)).unwrap();
-    assert_eq!(woken, story.at(9_450), "not at once: it was this node that was away");
+    assert_eq!(woken, story.at(9_350), "not at once: of the silence it was awake for 100 ms");
+}
+
+#[test]
+fn a_silent_leader_is_missed_by_a_voter_that_stalls_again_and_again() {
+    let mut story = Story::of(3, 3, Some(1));
+    let looks = [100, 200, 300, 500, 600, 700, 900, 1_000];
+    let missed = looks.into_iter().find(|ms| {
+        let now = story.at(*ms);
+        story.standing.due(&story.view, now).is_some_and(|due| due <= now)
+    });
+    assert_eq!(missed, Some(700));
 }
 
 #[test]
