@@ -184,7 +184,7 @@ const DEFINITIONS: &[Definition] = &[
         1,
         i64::MAX,
         "Bytes a second that this broker sends, in all, to replicas that a move adds until they are in sync (Kafka: only \
-         to listed replicas).",
+         to replicas that topics list), and to listed ones.",
     ),
     Definition {
         name: "log.cleanup.policy",
@@ -245,6 +245,13 @@ const DEFINITIONS: &[Definition] = &[
     ),
     int("offsets.topic.segment.bytes", "104857600", 1_024, I32, "Segment size of __consumer_offsets."),
     int("producer.id.expiration.ms", "86400000", 1, I32, "How long an idle producer's sequence state is kept."),
+    int(
+        "replica.alter.log.dirs.io.max.bytes.per.second",
+        "9223372036854775807",
+        1,
+        i64::MAX,
+        "Accepted for compatibility; a broker has one log folder, and moves nothing between several.",
+    ),
     int("replica.fetch.max.bytes", "1048576", 1_024, I32, "Bytes a follower fetches per partition."),
     int("replica.fetch.response.max.bytes", "10485760", 1_024, I32, "Bytes a follower fetches at a time."),
     int("replica.fetch.wait.max.ms", "500", 1, I32, "How long a follower's fetch may park."),
@@ -275,7 +282,11 @@ pub fn definitions() -> &'static [Definition] {
 }
 
 /// Broker configs that change while brokers run, beside those that are defaults of topic configs.
-pub const DYNAMIC: [&str; 2] = ["follower.replication.throttled.rate", "leader.replication.throttled.rate"];
+pub const DYNAMIC: [&str; 3] = [
+    "follower.replication.throttled.rate",
+    "leader.replication.throttled.rate",
+    "replica.alter.log.dirs.io.max.bytes.per.second",
+];
 
 /// Checks one broker config before it is set.
 pub fn validate(name: &str, value: &str) -> Result<(), ConfigError> {

@@ -14,11 +14,16 @@ pub struct Definition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Boolean,
-    Int { min: i64, max: i64 },
+    Int {
+        min: i64,
+        max: i64,
+    },
     Text,
     List,
     OneOf(&'static [&'static str]),
     ListOf(&'static [&'static str]),
+    /// `*`, or a list of partition:broker.
+    Replicas,
 }
 
 /// Why a config was refused: the name, what was given, what is allowed.
@@ -45,9 +50,26 @@ impl Definition {
                 let known = value.split(',').map(str::trim).all(|item| item.is_empty() || allowed.contains(&item));
                 if known { Ok(()) } else { refuse(format!("a comma-separated list of {}", allowed.join(", "))) }
             }
+            Kind::Replicas if value.trim() == "*" || replicas(value).all(|item| item.is_some()) => Ok(()),
+            Kind::Replicas => refuse("* or a comma-separated list of partition:broker, such as 0:1,0:2".to_string()),
             Kind::Text | Kind::List => Ok(()),
         }
     }
+}
+
+/// The partition and broker of each item; `None` for one that is something else.
+fn replicas(list: &str) -> impl Iterator<Item = Option<(i32, i32)>> {
+    let items = list.split(',').map(str::trim).filter(|item| !item.is_empty());
+    items.map(|item| {
+        let (partition, broker) = item.split_once(':')?;
+        let number = |text: &str| text.parse::<i32>().ok().filter(|number| *number >= 0);
+        Some((number(partition)?, number(broker)?))
+    })
+}
+
+/// Does a value of [`Kind::Replicas`] name the replica of this partition on this broker?
+pub fn names_replica(list: &str, partition: i32, broker: i32) -> bool {
+    list.trim() == "*" || replicas(list).any(|item| item == Some((partition, broker)))
 }
 
 /// Finds `name`, or names the nearest one that exists.
@@ -85,6 +107,19 @@ mod tests {
         assert!(error.0.contains("retention.ms") && error.0.contains("-1"), "{error}");
         assert!(SAMPLE.check("-2").is_err());
         assert!(SAMPLE.check("-1").is_ok());
+    }
+
+    #[test]
+    fn a_list_of_replicas_names_those_in_it() {
+        let replicas = Definition { name: "x.throttled.replicas", default: "", kind: Kind::Replicas, ..SAMPLE };
+        for good in ["", "*", "0:1", "0:1, 12:3", "0:1,"] {
+            assert_eq!(replicas.check(good), Ok(()), "{good}");
+        }
+        for bad in ["0", "0:1:2", "0:-1", "a:1", "*,0:1", "none"] {
+            assert!(replicas.check(bad).unwrap_err().0.contains("partition:broker"), "{bad}");
+        }
+        assert!(names_replica("0:1, 12:3", 12, 3) && names_replica(" * ", 5, 6));
+        assert!(!names_replica("0:1,12:3", 12, 1) && !names_replica("", 0, 0));
     }
 
     #[test]

@@ -67,6 +67,14 @@ const DEFINITIONS: &[Definition] = &[
         "Accepted for compatibility; highwater.durability decides when records are on disk.",
     ),
     define(
+        "follower.replication.throttled.replicas",
+        "",
+        Kind::Replicas,
+        None,
+        "Replicas that fetch under follower.replication.throttled.rate while they are not in sync, as partition:broker, or *; \
+         those that a move adds do so in any case.",
+    ),
+    define(
         "highwater.durability",
         "sync",
         Kind::OneOf(DURABILITIES),
@@ -79,6 +87,14 @@ const DEFINITIONS: &[Definition] = &[
         Kind::Int { min: 0, max: I32 },
         Some("log.index.interval.bytes"),
         "Bytes of log between two index entries.",
+    ),
+    define(
+        "leader.replication.throttled.replicas",
+        "",
+        Kind::Replicas,
+        None,
+        "Leaders that send under leader.replication.throttled.rate to replicas that are not in sync, as partition:broker, or \
+         *; to those that a move adds they do so in any case.",
     ),
     define(
         "max.compaction.lag.ms",

@@ -304,20 +304,21 @@ impl Fetcher {
         positions
     }
 
-    /// When a replica that a move adds may fetch again; `None`: now, as all others.
+    /// When a throttled replica may fetch again; `None`: now, as all others.
     fn throttled_until(&mut self, id: TopicPartition) -> Option<Instant> {
         let image = self.node.image.load();
         let (me, now) = (self.node.broker, clock::now());
-        if !throttle::is_throttled(&image, id, me) {
+        if !throttle::is_throttled(&image, id, me, me) {
             return None;
         }
         let rate = throttle::follower_rate(&image, me, self.node.config.throttled_rate);
         self.node.fetching.lock().wait(rate, now)
     }
 
-    /// What came for a replica that a move adds is paid for.
+    /// What came for a throttled replica is paid for.
     fn pay(&mut self, id: TopicPartition, bytes: usize) {
-        if bytes > 0 && throttle::is_throttled(&self.node.image.load(), id, self.node.broker) {
+        let me = self.node.broker;
+        if bytes > 0 && throttle::is_throttled(&self.node.image.load(), id, me, me) {
             self.node.fetching.lock().take(bytes);
         }
     }

@@ -250,9 +250,14 @@ impl LeaderState {
         if !self.has_min_isr() {
             return effects;
         }
-        let additions = self.pending.iter().flat_map(|pending| &pending.additions);
-        let held = lowest(self.isr.iter().chain(additions).map(|broker| self.end_of(*broker)));
+        let additions = || self.pending.iter().flat_map(|pending| &pending.additions);
+        let maximal_isr = || self.isr.iter().chain(additions());
+        let held = lowest(maximal_isr().map(|broker| self.end_of(*broker)));
         if let Some(held) = held.filter(|held| *held > self.high_watermark) {
+            assert!(
+                maximal_isr().all(|broker| self.end_of(*broker) >= Some(held)),
+                "the whole maximal ISR holds what is below the high watermark"
+            );
             self.high_watermark = held;
             effects.high_watermark = Some(held);
         }

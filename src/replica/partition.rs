@@ -294,11 +294,13 @@ impl Partition {
     }
 
     fn is_throttled(&self, request: &ReadRequest) -> bool {
-        let added = |follower: FollowerState| throttle::is_throttled(&self.node.image.load(), self.id, follower.broker);
-        request.follower.is_some_and(added)
+        let me = self.node.broker;
+        let bound =
+            |follower: FollowerState| throttle::is_throttled(&self.node.image.load(), self.id, follower.broker, me);
+        request.follower.is_some_and(bound)
     }
 
-    /// When replicas that moves add may be sent more; `None`: now.
+    /// When throttled replicas may be sent more; `None`: now.
     fn held_until(&self) -> Option<Instant> {
         let own = self.node.config.leader_throttled_rate;
         let rate = throttle::leader_rate(&self.node.image.load(), self.node.broker, own);
@@ -311,6 +313,7 @@ impl Partition {
         let log = nearby::readable(&guard, request)?;
         let committed = if bugs::is(Bug::HighWatermarkJumps) { log.log_end() } else { guard.high_watermark };
         let upper = guard.readable(log, request.offset, committed)?;
+        assert!(upper <= committed, "no consumer sees an offset above the high watermark");
         let reader = (request.offset < upper).then(|| log.reader());
         Ok(Planned { outcome: guard.outcome(log), reader, upper })
     }

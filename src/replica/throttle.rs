@@ -1,8 +1,10 @@
-//! A bandwidth bound for replicas that a move adds: they copy whole logs, and must not starve those that are in sync.
+//! A bandwidth bound for replicas that a move adds: they copy whole logs, and must not starve those that are in sync. Others
+//! that are not in sync are bound by it where the topic's configs name them, as in Kafka (KIP-73).
 //!
 //! Each end keeps its own bound, over all such replicas: a follower leaves a partition out of its fetch while it has no
 //! tokens, and a leader answers with nothing of it. What either sends or takes for replicas in sync is not counted.
 
+use crate::config::definition::names_replica;
 use crate::ids::*;
 use crate::metadata::command::ConfigResource;
 use crate::metadata::image::Image;
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant};
 const UNLIMITED: i64 = i64::MAX;
 const FOLLOWER_RATE: &str = "follower.replication.throttled.rate";
 const LEADER_RATE: &str = "leader.replication.throttled.rate";
+const FOLLOWER_REPLICAS: &str = "follower.replication.throttled.replicas";
+const LEADER_REPLICAS: &str = "leader.replication.throttled.replicas";
 
 /// Left out no shorter than this: a fetch for a few bytes costs as much as one for many.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -53,9 +57,16 @@ impl Bucket {
     }
 }
 
-/// Does `broker` follow the partition only because a move adds it, without being in sync yet?
-pub(super) fn is_throttled(image: &Image, id: TopicPartition, broker: BrokerId) -> bool {
-    image.partition(id).is_some_and(|p| p.adding().contains(&broker) && !p.isr.contains(&broker))
+/// Is what `follower` fetches bound at `me`'s end, its own or the leader's? Never while it is in sync.
+pub(super) fn is_throttled(image: &Image, id: TopicPartition, follower: BrokerId, me: BrokerId) -> bool {
+    let Some(partition) = image.partition(id).filter(|p| !p.isr.contains(&follower)) else { return false };
+    partition.adding().contains(&follower) || is_named(image, id, follower, me)
+}
+
+fn is_named(image: &Image, id: TopicPartition, follower: BrokerId, me: BrokerId) -> bool {
+    let config = if me == follower { FOLLOWER_REPLICAS } else { LEADER_REPLICAS };
+    let list = image.topic(id.topic).and_then(|topic| image.configs.topic_value(&topic.name, config));
+    list.is_some_and(|list| names_replica(list, id.partition, me.0))
 }
 
 /// What this broker may fetch in all, in bytes a second; `own` is what its file says where the cluster has no value.
@@ -77,6 +88,7 @@ fn rate(image: &Image, me: BrokerId, name: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing;
     use super::*;
     use crate::metadata::command::{Command, ConfigChange};
 
@@ -118,6 +130,28 @@ mod tests {
         }
         assert!((59 << 20..62 << 20).contains(&bytes), "{bytes}");
         assert!(looks < 1_000, "{looks}");
+    }
+
+    #[test]
+    fn replicas_that_are_named_are_bound_while_they_are_not_in_sync() {
+        let mut image = testing::image(1, &[1, 2], 1, 1, None);
+        let [one, two, three] = [1, 2, 3].map(BrokerId);
+        let bound = |image: &Image, follower, me| is_throttled(image, testing::id(), follower, me);
+        assert!(!bound(&image, three, three) && !bound(&image, three, one));
+        let mut name = |config: &str, list: &str| {
+            let set = [(config.to_string(), Some(list.to_string()))].into();
+            let changes = vec![ConfigChange { resource: ConfigResource::Topic("t".into()), set }];
+            image.apply(RaftIndex(1), &Command::SetConfigs { changes });
+            image.clone()
+        };
+        let followers = name(FOLLOWER_REPLICAS, "0:2,0:3");
+        assert!(bound(&followers, three, three));
+        assert!(!bound(&followers, two, two), "in sync");
+        assert!(!bound(&followers, three, one), "the leader's end has a list of its own");
+        let leaders = name(LEADER_REPLICAS, "0:1");
+        assert!(bound(&leaders, three, one) && !bound(&leaders, two, one));
+        let others = name(LEADER_REPLICAS, "1:1,0:3");
+        assert!(!bound(&others, three, one), "another partition's leader, and this one's follower");
     }
 
     #[test]

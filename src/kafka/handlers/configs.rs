@@ -143,7 +143,7 @@ impl Shown {
             Kind::Text | Kind::OneOf(_) => 2,
             Kind::Int { max, .. } if max <= i64::from(i32::MAX) => 3,
             Kind::Int { .. } => 5,
-            Kind::List | Kind::ListOf(_) => 7,
+            Kind::List | Kind::ListOf(_) | Kind::Replicas => 7,
         }
     }
 

@@ -170,7 +170,7 @@ fn altered(
     let value = match config.config_operation {
         DELETE => return Ok(None),
         SET => given()?,
-        APPEND | SUBTRACT if !matches!(definition.kind, Kind::List | Kind::ListOf(_)) => {
+        APPEND | SUBTRACT if !matches!(definition.kind, Kind::List | Kind::ListOf(_) | Kind::Replicas) => {
             return Err(invalid(format!("{} is not a list: it can be set and deleted only", definition.name)));
         }
         APPEND => {
