@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 const FORMED_WITHIN: Duration = Duration::from_secs(30);
 const ASK: Duration = Duration::from_secs(2);
+const SHORT_TRIES: usize = 3;
 /// Of each kind so many anomalies are printed; all are in the verdict file.
 const PRINTED_MAX: usize = 3;
 
@@ -103,7 +104,7 @@ pub fn run(args: &Args, seed: u64, layout: &Layout, interrupted: Arc<AtomicBool>
     let logs = ClientLogs::below(args.client_logs.then_some(&*layout.keep));
     let load = Load::start(&layout.bootstrap(), args.rate, progress, clock, &logs)?;
     let watching = status::watch(&status, &load.progress, layout)?;
-    let mut driver = Driver::new(world, status.clone(), load.progress.clone(), clock, interrupted);
+    let mut driver = Driver::new(world, status.clone(), load.progress.clone(), clock, interrupted, args.bug.is_some());
     let mut history = History::default();
     let finished = break_things(&mut driver, args, &means, &mut chance).and_then(|()| {
         if driver.is_interrupted() {
@@ -175,13 +176,27 @@ fn break_things(driver: &mut Driver, args: &Args, means: &Means, chance: &mut Ch
     // Something is written before the first fault.
     driver.wait_writable("the beginning")?;
     if args.short {
-        return plan::short(chance, means).iter().try_for_each(|round| driver.round(round));
+        return every_fault_once(driver, means, chance);
     }
     let until = Instant::now() + args.time;
-    while Instant::now() < until && !driver.is_interrupted() {
+    while Instant::now() < until && !driver.is_interrupted() && !driver.has_seen_enough() {
         driver.round(&plan::round(chance, means))?;
     }
     Ok(())
+}
+
+/// What is left out, since the cluster was busy with something else just then, is tried again.
+fn every_fault_once(driver: &mut Driver, means: &Means, chance: &mut Chance) -> anyhow::Result<()> {
+    let mut missing = means.clone();
+    for _ in 0..SHORT_TRIES {
+        plan::short(chance, &missing).iter().try_for_each(|round| driver.round(round))?;
+        missing.kinds.retain(|kind| !driver.has_made(*kind));
+        if missing.kinds.is_empty() || driver.is_interrupted() {
+            return Ok(());
+        }
+    }
+    let names: Vec<&str> = missing.kinds.iter().map(|kind| kind.name()).collect();
+    bail!("in {SHORT_TRIES} tries these faults could not be made (the log says why): {}", names.join(", "))
 }
 
 fn tell(status: &Status, verdict: &Verdict, writable_ms: &[u32], args: &Args, seed: u64) {

@@ -2,11 +2,13 @@
 //! takes writes again.
 
 use super::inject::{Begun, World};
+use super::kind::Kind as FaultKind;
 use super::plan::{Fault, Round};
 use crate::checker::{Anomaly, Kind};
 use crate::clock::{Clock, seconds};
 use crate::status::Status;
 use crate::workload::progress::Progress;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,6 +19,8 @@ pub const WRITABLE_WITHIN_MS: u32 = 10_000;
 const LOOKED_AT_MS: u32 = 5_000;
 /// Given up, to go on with the next round.
 const WRITABLE_GIVEN_UP_MS: u32 = 40_000;
+/// With a deliberate bug something may never come; what it did to the data is there by then.
+const BUG_WAITS_MAX: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(20);
 /// As a supervisor would.
 const RESTART_AFTER_MS: u32 = 1_000;
@@ -33,6 +37,11 @@ pub struct Driver {
     pub anomalies: Vec<Anomaly>,
     /// After each round, how long until every place took writes.
     pub writable_ms: Vec<u32>,
+    /// Not those that were left out.
+    made: BTreeSet<FaultKind>,
+    has_bug: bool,
+    /// A place took no writes in time.
+    was_stuck: bool,
     restarts: Vec<(u32, u16)>,
     ends: usize,
 }
@@ -44,9 +53,32 @@ impl Driver {
         progress: Arc<Progress>,
         clock: Clock,
         interrupted: Arc<AtomicBool>,
+        has_bug: bool,
     ) -> Driver {
         let (anomalies, writable_ms, restarts) = (Vec::new(), Vec::new(), Vec::new());
-        Driver { world, status, progress, clock, interrupted, anomalies, writable_ms, restarts, ends: 0 }
+        Driver {
+            world,
+            status,
+            progress,
+            clock,
+            interrupted,
+            anomalies,
+            writable_ms,
+            made: BTreeSet::new(),
+            has_bug,
+            was_stuck: false,
+            restarts,
+            ends: 0,
+        }
+    }
+
+    pub fn has_made(&self, kind: FaultKind) -> bool {
+        self.made.contains(&kind)
+    }
+
+    /// Nothing more would be learned: a deliberate bug has broken so much that a place takes no writes.
+    pub fn has_seen_enough(&self) -> bool {
+        self.has_bug && self.was_stuck
     }
 
     pub fn is_interrupted(&self) -> bool {
@@ -82,8 +114,12 @@ impl Driver {
     fn begin(&mut self, fault: &Fault) -> anyhow::Result<bool> {
         self.status.begin(&fault.to_string());
         match self.world.begin(fault)? {
-            Begun::Done(told) if told.is_empty() => {}
-            Begun::Done(told) => self.status.say(&format!("{fault}: {told}")),
+            Begun::Done(told) => {
+                self.made.insert(fault.kind());
+                if !told.is_empty() {
+                    self.status.say(&format!("{fault}: {told}"));
+                }
+            }
             Begun::LeftOut(why) => {
                 self.status.say(&format!("{fault} is left out: {why}"));
                 self.status.end(&fault.to_string());
@@ -162,8 +198,9 @@ impl Driver {
                     self.world.standing()
                 );
                 self.found(Anomaly::new(Kind::TooSlow, told));
+                self.was_stuck = true;
             }
-            if took > WRITABLE_GIVEN_UP_MS {
+            if took > WRITABLE_GIVEN_UP_MS || self.has_seen_enough() {
                 self.writable_ms.push(took);
                 return Ok(());
             }
@@ -181,6 +218,7 @@ impl Driver {
 
     /// Ticks on until the condition holds; false at the deadline.
     pub fn wait(&mut self, deadline: Duration, mut condition: impl FnMut(&mut World) -> bool) -> anyhow::Result<bool> {
+        let deadline = if self.has_bug { deadline.min(BUG_WAITS_MAX) } else { deadline };
         let until = std::time::Instant::now() + deadline;
         loop {
             if condition(&mut self.world) {

@@ -126,10 +126,11 @@ impl World {
                 return Ok(asked(self.cli.drain(*node)));
             }
             Fault::Reassign { place, replicas } => {
+                let place = self.used_place(*place);
                 if replicas.len() < REPLICAS {
-                    self.reduced.insert(*place, replicas.clone());
+                    self.reduced.insert(place, replicas.clone());
                 }
-                let name = &self.places.names[*place];
+                let name = &self.places.names[place];
                 return Ok(asked(self.cli.reassign(&name.topic, name.partition, replicas)));
             }
             Fault::Quorum(node) => {
@@ -168,7 +169,7 @@ impl World {
             // Others may be down just now: what is refused is undone at the end of the round.
             Fault::Drain(_) | Fault::Quorum(_) => drop(self.try_undo()),
             Fault::HangMember => self.progress.hung.store(false, Ordering::Relaxed),
-            Fault::Reassign { place, .. } => drop(self.make_up(*place)),
+            Fault::Reassign { place, .. } => drop(self.make_up(self.used_place(*place))),
         }
         Ok(None)
     }
@@ -187,6 +188,12 @@ impl World {
     /// Still sent to and read back.
     pub fn is_used(&self, place: Place) -> bool {
         !(self.page_cache_lost && self.places.names[usize::from(place)].page_cache)
+    }
+
+    /// This one or, where its topic had to be deleted, the next that is used.
+    fn used_place(&self, place: usize) -> usize {
+        let used = |place: &usize| Place::try_from(*place).is_ok_and(|place| self.is_used(place));
+        (place..self.places.names.len()).chain(0..place).find(used).unwrap_or(place)
     }
 
     /// After the power of all no replica is known to have all that was acked, so these topics rightly stay without a
