@@ -250,7 +250,8 @@ impl Liveness {
     }
 
     /// May this process register? Not while another one of the same broker still answers, fenced or not: that would be two
-    /// processes under one id, of which one may have lost what the other holds. A restarted process finds its old stream lost, or its session expired within the timeout.
+    /// processes under one id, of which one may have lost what the other holds. A restarted process finds its old stream
+    /// lost, or its session expired within the timeout.
     pub fn may_register(&self, now: Instant, image: &Image, id: BrokerId, incarnation: IncarnationId) -> bool {
         let Some(broker) = image.brokers.get(&id) else { return true };
         if broker.registration.incarnation == incarnation {

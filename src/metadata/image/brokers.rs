@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Broker {
     pub registration: BrokerRegistration,
     pub epoch: BrokerEpoch,
-    /// A fenced broker leads nothing, is in no ISR (unless last) and is not listed to clients, at once or after some seconds.
+    /// A fenced broker leads nothing, is in no ISR (unless last) and after some seconds is not listed to clients.
     pub fenced: bool,
     /// A broker that asked to stop: no new leadership, no joining an ISR.
     pub shutting_down: bool,
