@@ -5,8 +5,13 @@ use crate::ids::*;
 use crate::metadata::image::Image;
 use crate::metadata::quorum::{MembershipError, Quorum};
 use crate::metadata::raft::types::RaftNodeId;
-use crate::metadata::voters::{self, Step, VoterChange, VoterError, VoterOutcome};
+use crate::metadata::voters::{self, REACHABLE_WITHIN, Step, VoterChange, VoterError, VoterOutcome};
+use crate::platform::clock;
+use std::time::Duration;
 use tokio::sync::Mutex;
+
+/// Heartbeats between the voters come every 50 ms.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Held while a change is under way: a second one is told so instead of waiting.
 #[derive(Default)]
@@ -22,7 +27,7 @@ impl VoterChanges {
         change: VoterChange,
     ) -> Result<Result<VoterOutcome, VoterError>, ControllerError> {
         let Ok(_turn) = self.one_at_a_time.try_lock() else { return Ok(Err(VoterError::InProgress)) };
-        let step = match voters::plan(&quorum.status(), &change) {
+        let step = match ready(quorum, &change).await {
             Ok(step) => step,
             Err(error) => return Ok(Err(error)),
         };
@@ -43,6 +48,20 @@ impl VoterChanges {
             tracing::info!("this node votes no more: it hands over to one that does");
         }
         Ok(outcome)
+    }
+}
+
+/// Plans the change once a majority has answered since it was asked for, which takes a heartbeat.
+async fn ready(quorum: &Quorum, change: &VoterChange) -> Result<Step, VoterError> {
+    let asked = clock::now();
+    loop {
+        let passed = clock::now().saturating_duration_since(asked);
+        match voters::plan(&quorum.status(), change, passed) {
+            Err(VoterError::WouldLoseMajority { .. } | VoterError::NoMajority { .. }) if passed < REACHABLE_WITHIN => {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            result => return result,
+        }
     }
 }
 

@@ -112,8 +112,10 @@ pub struct Step {
     pub forget: bool,
 }
 
-/// Checks a change against what the controller sees of the quorum.
-pub fn plan(status: &QuorumStatus, change: &VoterChange) -> Result<Step, VoterError> {
+/// Checks a change against what the controller sees of the quorum. A majority of the voters, before and after it, must have
+/// answered within `fresh`: one that died a moment ago answered a moment ago, and without it a change might stand half way
+/// for good.
+pub fn plan(status: &QuorumStatus, change: &VoterChange, fresh: Duration) -> Result<Step, VoterError> {
     if status.half_way.is_some() {
         return Err(VoterError::InProgress);
     }
@@ -144,11 +146,11 @@ pub fn plan(status: &QuorumStatus, change: &VoterChange) -> Result<Step, VoterEr
             Step { voters, leaves: Some(old.node), forget: true }
         }
     };
-    let before = majority(status, &voters);
+    let before = majority(status, &voters, fresh);
     if before.0 < before.1 {
         return Err(VoterError::NoMajority { reachable: before.0, voters: voters.len(), needed: before.1 });
     }
-    let (reachable, needed) = majority(status, &step.voters);
+    let (reachable, needed) = majority(status, &step.voters, fresh);
     if reachable < needed && !matches!(change, VoterChange::Remove { force: true, .. }) {
         return Err(VoterError::WouldLoseMajority { reachable, voters: step.voters.len(), needed });
     }
@@ -175,9 +177,10 @@ pub fn is_caught_up(status: &QuorumStatus, member: &QuorumMember) -> bool {
     member.matched.is_some_and(|at| at.0 + LAG_MAX >= status.last_log_index.0)
 }
 
-/// How many of `voters` answer, and how many must.
-fn majority(status: &QuorumStatus, voters: &BTreeSet<RaftNodeId>) -> (usize, usize) {
-    let reachable = status.members.iter().filter(|m| voters.contains(&m.node) && is_reachable(m)).count();
+/// How many of `voters` answered within `fresh`, and how many must.
+fn majority(status: &QuorumStatus, voters: &BTreeSet<RaftNodeId>, fresh: Duration) -> (usize, usize) {
+    let answered = |member: &QuorumMember| member.heard.is_some_and(|ago| ago <= fresh);
+    let reachable = status.members.iter().filter(|m| voters.contains(&m.node) && answered(m)).count();
     (reachable, voters.len() / 2 + 1)
 }
 
@@ -323,6 +326,10 @@ mod tests {
     use super::*;
     use crate::metadata::quorum::HalfWay;
     use uuid::Uuid;
+
+    fn plan(status: &QuorumStatus, change: &VoterChange) -> Result<Step, VoterError> {
+        super::plan(status, change, REACHABLE_WITHIN)
+    }
 
     fn id(node: i32, directory: u128) -> RaftNodeId {
         RaftNodeId { node: BrokerId(node), directory: DirectoryId(Uuid::from_u128(directory)) }
