@@ -1,4 +1,4 @@
-//! Kafka's own commands for groups and moves and its admin client for the quorum, from Kafka's jars, against our brokers.
+//! Kafka's own command for groups and its admin client for the quorum, from Kafka's jars, against our brokers.
 
 use super::programs;
 use super::support::{Cluster, Finished, wait_for};
@@ -139,42 +139,4 @@ fn kafkas_admin_client_describes_the_quorum_and_changes_who_votes() {
     assert_eq!(voting(&members(&quorum(&cluster, &["describe"]))), [1, 2, 4]);
     let again = quorum(&cluster, &["remove", "3", &folder(3)]);
     assert!(!again.ok() && again.stderr().contains("VoterNotFound"), "{}", again.stderr());
-}
-
-fn reassign(cluster: &Cluster, plan: &str, arguments: &[&str]) -> Finished {
-    let mut java = programs::java("org.apache.kafka.tools.reassign.ReassignPartitionsCommand").expect("it was there");
-    java.args(["--bootstrap-server", &cluster.bootstrap(), "--reassignment-json-file", plan]).args(arguments);
-    let output = java.output().expect("java starts");
-    Finished { command: format!("ReassignPartitionsCommand {}", arguments.join(" ")), output }
-}
-
-#[test]
-fn kafkas_command_for_moves_throttles_and_tidies_up() {
-    if programs::java("Quorum").is_none() {
-        return;
-    }
-    let cluster = Cluster::start("mover", 4, &[]);
-    cluster.create_topic("goods", 2, 3, &[]);
-    let plan = cluster.node_dir(1).parent().expect("the cluster's folder").join("plan.json");
-    let partition = |number: i32, replicas: &str| {
-        format!(r#"{{"topic": "goods", "partition": {number}, "replicas": [{replicas}]}}"#)
-    };
-    let partitions = [partition(0, "4, 1, 2"), partition(1, "2, 4, 3")].join(", ");
-    std::fs::write(&plan, format!(r#"{{"version": 1, "partitions": [{partitions}]}}"#)).expect("the plan is written");
-    let plan = plan.display().to_string();
-
-    let begun = reassign(&cluster, &plan, &["--execute", "--throttle", "50000000"]);
-    begun.assert_ok("execute");
-    assert!(begun.stdout().contains("Successfully started"), "{}{}", begun.stdout(), begun.stderr());
-    let configs = cluster.cli(1, &["topic", "describe", "goods"]);
-    let shown = configs.assert_ok("configs").stdout();
-    assert!(shown.contains("follower.replication.throttled.replicas"), "{shown}");
-    let verified = wait_for("both moves are completed", SOON, || {
-        let verified = reassign(&cluster, &plan, &["--verify"]);
-        (verified.assert_ok("verify").stdout().matches("is completed").count() == 2).then(|| verified.stdout())
-    });
-    assert!(verified.contains("Clearing topic-level throttles"), "{verified}");
-    let configs = cluster.cli(1, &["topic", "describe", "goods"]);
-    let shown = configs.assert_ok("configs").stdout();
-    assert!(!shown.contains("throttled"), "{shown}");
 }
