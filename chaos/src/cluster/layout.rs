@@ -66,6 +66,12 @@ impl Layout {
         self.disk(node).join("data")
     }
 
+    /// How many nodes vote, the first ones: an odd number.
+    pub fn voters(&self) -> NodeId {
+        let most = self.nodes.min(CONTROLLERS_MAX);
+        if most.is_multiple_of(2) { most - 1 } else { most }
+    }
+
     pub fn config(&self, node: NodeId) -> PathBuf {
         self.node_folder(node).join("highwater.toml")
     }
@@ -80,8 +86,7 @@ impl Layout {
     }
 
     fn config_text(&self, node: NodeId, data: &Path) -> String {
-        let voters = self.nodes.min(CONTROLLERS_MAX);
-        let voters = if voters.is_multiple_of(2) { voters - 1 } else { voters };
+        let voters = self.voters();
         let roles = if node <= voters { r#"["broker", "controller"]"# } else { r#"["broker"]"# };
         let controllers: Vec<String> =
             (1..=voters).map(|id| format!("\"{id}@{}\"", self.address(id, Port::Cluster))).collect();
@@ -116,6 +121,7 @@ mod tests {
     #[test]
     fn an_odd_number_of_nodes_votes_and_each_has_its_own_address() {
         let layout = Layout { nodes: 4, network_of: Some(7), folder: "/f".into(), keep: "/k".into() };
+        assert_eq!([1, 2, 3, 4, 5].map(|nodes| Layout { nodes, ..layout.clone() }.voters()), [1, 1, 3, 3, 5]);
         let text = layout.config_text(4, Path::new("/d"));
         assert!(text.contains("roles = [\"broker\"]\n") && text.contains("\"3@10.77.0.3:9093\"]"), "{text}");
         let loopback = Layout { network_of: None, ..layout };

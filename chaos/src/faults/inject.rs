@@ -394,7 +394,7 @@ impl World {
                 return Some(format!("node {node} sees a vote of node {}'s folder that is gone", lost.node));
             }
             let voters = answer.quorum.iter().filter(|m| m.voter).count();
-            if voters < usize::from(self.nodes.layout.nodes) {
+            if voters < usize::from(self.nodes.layout.voters()) {
                 return Some(format!("node {node} sees {voters} nodes that vote, and one more is to"));
             }
             if partitions.without_leader + partitions.under_replicated > 0 {
