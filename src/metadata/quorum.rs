@@ -354,9 +354,8 @@ impl Quorum {
         self.core.failover.is_removed()
     }
 
-    /// On the leader: how long ago a majority last answered it, less what two flushes take: answers wait for the disk, and
-    /// behind each other. `None` elsewhere, and before the first answer. A leader that has been cut off does not step down;
-    /// it only hears nothing.
+    /// On the leader: how long ago a majority last answered it, less two flushes: answers wait for the disk, and behind each
+    /// other. `None` elsewhere, and before the first one. A leader that is cut off does not step down.
     pub fn quorum_ack_age(&self) -> Option<Duration> {
         let age = self.core.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)?;
         Some(age.saturating_sub(self.core.failover.flush_time() * 2))
