@@ -84,7 +84,8 @@ pub fn run(args: &Args, seed: u64, layout: &Layout, interrupted: Arc<AtomicBool>
         true => vec![*chance.choose(&layout.ids().collect::<Vec<_>>())],
         false => Vec::new(),
     };
-    let means = Means { kinds, nodes: layout.nodes, places: places().len(), small_disks };
+    let (nodes, voters) = (layout.nodes, layout.voters());
+    let means = Means { kinds, nodes, voters, places: places().len(), small_disks };
     // The library costs the nodes a little: only where it is needed.
     let cuts_power = means.kinds.iter().any(|kind| kind.needs_power_layer());
     let preload = library.filter(|_| cuts_power);
@@ -179,7 +180,7 @@ fn break_things(driver: &mut Driver, args: &Args, means: &Means, chance: &mut Ch
         return every_fault_once(driver, means, chance);
     }
     let until = Instant::now() + args.time;
-    while Instant::now() < until && !driver.is_interrupted() && !driver.has_seen_enough() {
+    while Instant::now() < until && !driver.is_interrupted() {
         driver.round(&plan::round(chance, means))?;
     }
     Ok(())

@@ -23,7 +23,8 @@ const READ_WITHIN: Duration = Duration::from_secs(30);
 /// What the leaders tell of each place at the end.
 struct Ends {
     high_watermarks: BTreeMap<Place, i64>,
-    replicas: BTreeMap<Place, Vec<NodeId>>,
+    /// All replicas, or there is a complaint already.
+    in_sync: BTreeMap<Place, Vec<NodeId>>,
     /// Where the high watermark is below the log's end, or replicas come and go.
     unsettled: Vec<String>,
 }
@@ -38,7 +39,10 @@ pub fn finish(driver: &mut Driver, mut load: Load, history: &mut History) -> any
     driver.wait_writable("the last healing")?;
     if !driver.wait(IN_SYNC_WITHIN, |world| world.out_of_sync().is_none())? {
         let why = driver.world.out_of_sync().unwrap_or_default();
-        driver.anomalies.push(Anomaly::new(Kind::TooSlow, format!("not in sync {IN_SYNC_WITHIN:?} after: {why}")));
+        driver.anomalies.push(Anomaly::new(
+            Kind::TooSlow,
+            format!("not in sync {:?} after: {why}", driver.patience(IN_SYNC_WITHIN)),
+        ));
     }
     say(driver, "all in sync; waiting for the last outcomes");
     load.stop_sending(history);
@@ -50,7 +54,7 @@ pub fn finish(driver: &mut Driver, mut load: Load, history: &mut History) -> any
     })?;
     let ends = ends.context("the end of the logs is not known, so the history cannot be judged")?;
     for told in &ends.unsettled {
-        let told = format!("{SETTLED_WITHIN:?} after the last send {told}");
+        let told = format!("{:?} after the last send {told}", driver.patience(SETTLED_WITHIN));
         driver.anomalies.push(Anomaly::new(Kind::TooSlow, told));
     }
     history.high_watermarks.clone_from(&ends.high_watermarks);
@@ -61,7 +65,8 @@ pub fn finish(driver: &mut Driver, mut load: Load, history: &mut History) -> any
     if !driver.wait(READ_WITHIN, |_| progress.behind(&high_watermarks).is_empty())? {
         for (reader, place, at) in progress.behind(&high_watermarks) {
             let told = format!(
-                "{READ_WITHIN:?} after the end reader {reader} is at {at} of {} in {}",
+                "{:?} after the end reader {reader} is at {at} of {} in {}",
+                driver.patience(READ_WITHIN),
                 high_watermarks[&place],
                 load.places.names[usize::from(place)]
             );
@@ -87,7 +92,7 @@ pub fn finish(driver: &mut Driver, mut load: Load, history: &mut History) -> any
 
 /// `None` until every leader has told.
 fn ask_ends(world: &World, load: &Load) -> Option<Ends> {
-    let mut ends = Ends { high_watermarks: BTreeMap::new(), replicas: BTreeMap::new(), unsettled: Vec::new() };
+    let mut ends = Ends { high_watermarks: BTreeMap::new(), in_sync: BTreeMap::new(), unsettled: Vec::new() };
     for topic in &TOPICS {
         let first = load.places.number(topic.name, 0)?;
         if !world.is_used(first) {
@@ -108,8 +113,8 @@ fn ask_ends(world: &World, load: &Load) -> Option<Ends> {
                 ends.unsettled.push(format!("{} is still being moved", load.places.names[usize::from(place)]));
             }
             ends.high_watermarks.insert(place, offsets.high_watermark);
-            let replicas = partition.replicas.iter().filter_map(|node| NodeId::try_from(*node).ok()).collect();
-            ends.replicas.insert(place, replicas);
+            let in_sync = partition.isr.iter().filter_map(|node| NodeId::try_from(*node).ok()).collect();
+            ends.in_sync.insert(place, in_sync);
         }
     }
     Some(ends)
@@ -136,7 +141,10 @@ fn compare_images(driver: &mut Driver) -> anyhow::Result<()> {
             && hashes.iter().all(|(_, index, _)| *index == hashes[0].1)
     })?;
     if !same_index {
-        let told = format!("{SETTLED_WITHIN:?} long the nodes were never at the same Raft index: {hashes:?}");
+        let told = format!(
+            "{:?} long the nodes were never at the same Raft index: {hashes:?}",
+            driver.patience(SETTLED_WITHIN)
+        );
         driver.anomalies.push(Anomaly::new(Kind::TooSlow, told));
     } else if hashes.iter().any(|(_, _, hash)| *hash != hashes[0].2) {
         driver.anomalies.push(Anomaly::new(Kind::ImagesDiffer, format!("(node, index, hash): {hashes:x?}")));
@@ -158,7 +166,7 @@ fn compare_replicas(driver: &mut Driver, history: &History, ends: &Ends) -> anyh
     for (place, high_watermark) in &ends.high_watermarks {
         let name = history.place(*place).to_string();
         let mut replicas = Vec::new();
-        for node in &ends.replicas[place] {
+        for node in &ends.in_sync[place] {
             match folders.get(&(*node, name.clone())) {
                 Some(path) => replicas.push((*node, path.clone())),
                 None => driver

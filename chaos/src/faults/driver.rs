@@ -40,8 +40,6 @@ pub struct Driver {
     /// Not those that were left out.
     made: BTreeSet<FaultKind>,
     has_bug: bool,
-    /// A place took no writes in time.
-    was_stuck: bool,
     restarts: Vec<(u32, u16)>,
     ends: usize,
 }
@@ -66,7 +64,6 @@ impl Driver {
             writable_ms,
             made: BTreeSet::new(),
             has_bug,
-            was_stuck: false,
             restarts,
             ends: 0,
         }
@@ -74,11 +71,6 @@ impl Driver {
 
     pub fn has_made(&self, kind: FaultKind) -> bool {
         self.made.contains(&kind)
-    }
-
-    /// Nothing more would be learned: a deliberate bug has broken so much that a place takes no writes.
-    pub fn has_seen_enough(&self) -> bool {
-        self.has_bug && self.was_stuck
     }
 
     pub fn is_interrupted(&self) -> bool {
@@ -198,14 +190,18 @@ impl Driver {
                     self.world.standing()
                 );
                 self.found(Anomaly::new(Kind::TooSlow, told));
-                self.was_stuck = true;
             }
-            if took > WRITABLE_GIVEN_UP_MS || self.has_seen_enough() {
+            if took > self.given_up_after_ms() {
                 self.writable_ms.push(took);
                 return Ok(());
             }
             self.tick()?;
         }
+    }
+
+    /// A place that a deliberate bug has broken stays so: the next fault may show in the data what this one did not.
+    fn given_up_after_ms(&self) -> u32 {
+        if self.has_bug { WRITABLE_WITHIN_MS } else { WRITABLE_GIVEN_UP_MS }
     }
 
     /// Looked at while it lasts: logs do not tell what a thread waits for.
@@ -216,10 +212,14 @@ impl Driver {
         }
     }
 
+    /// How long [`wait`](Self::wait) waits.
+    pub fn patience(&self, deadline: Duration) -> Duration {
+        if self.has_bug { deadline.min(BUG_WAITS_MAX) } else { deadline }
+    }
+
     /// Ticks on until the condition holds; false at the deadline.
     pub fn wait(&mut self, deadline: Duration, mut condition: impl FnMut(&mut World) -> bool) -> anyhow::Result<bool> {
-        let deadline = if self.has_bug { deadline.min(BUG_WAITS_MAX) } else { deadline };
-        let until = std::time::Instant::now() + deadline;
+        let until = std::time::Instant::now() + self.patience(deadline);
         loop {
             if condition(&mut self.world) {
                 return Ok(true);

@@ -135,6 +135,8 @@ pub struct Round {
 pub struct Means {
     pub kinds: Vec<Kind>,
     pub nodes: u16,
+    /// The first so many nodes vote.
+    pub voters: NodeId,
     pub places: usize,
     /// Nodes whose disks can be filled.
     pub small_disks: Vec<NodeId>,
@@ -225,6 +227,7 @@ fn fault(chance: &mut Chance, kind: Kind, free: &mut Vec<NodeId>, means: &Means)
     }
     let candidates: Vec<NodeId> = match kind {
         Kind::DiskFull => free.iter().copied().filter(|node| means.small_disks.contains(node)).collect(),
+        Kind::Quorum => free.iter().copied().filter(|node| *node <= means.voters).collect(),
         _ => free.clone(),
     };
     if candidates.is_empty() {
@@ -271,7 +274,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn means() -> Means {
-        Means { kinds: Kind::ALL.to_vec(), nodes: 3, places: 8, small_disks: vec![2] }
+        Means { kinds: Kind::ALL.to_vec(), nodes: 3, voters: 3, places: 8, small_disks: vec![2] }
     }
 
     fn node_of(fault: &Fault) -> Option<NodeId> {
@@ -341,6 +344,15 @@ mod tests {
                 let Fault::Reassign { place, replicas } = step.fault else { panic!("{step:?}") };
                 assert!(place < means.places && replicas.len() == many, "{replicas:?} of {nodes}");
             }
+        }
+    }
+
+    #[test]
+    fn only_voters_lose_their_vote() {
+        let means = Means { kinds: vec![Kind::Quorum], nodes: 4, voters: 3, ..means() };
+        let mut chance = Chance::new(8);
+        for step in (0..100).flat_map(|_| round(&mut chance, &means).steps) {
+            assert!(matches!(step.fault, Fault::Quorum(1..=3)), "{step:?}");
         }
     }
 
