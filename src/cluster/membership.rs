@@ -4,6 +4,7 @@ use super::handover;
 use super::node::{Node, parse_uuid, stopped};
 use super::peers;
 use super::proto::{DescribeAnswer, JoinAnswer, JoinRequest, join_answer::Outcome};
+use super::sessions::Sessions;
 use crate::ids::*;
 use crate::metadata::image::Image;
 use crate::metadata::quorum::{QuorumMember, QuorumStatus};
@@ -22,13 +23,13 @@ const LOOKS_IN_A_ROW: u32 = 3;
 pub const REPLACED_AFTER: Duration = LOOK_EVERY.saturating_mul(LOOKS_IN_A_ROW);
 
 /// Takes a node in as a learner, or notes where a member is reached now. Joining twice is joining once.
-pub async fn join(node: &Node, request: JoinRequest) -> Result<JoinAnswer, Status> {
+pub async fn join(node: &Node, sessions: &Sessions, request: JoinRequest) -> Result<JoinAnswer, Status> {
     let joiner =
         RaftNodeId { node: BrokerId(request.node_id), directory: DirectoryId(parse_uuid(&request.directory_id)?) };
     // Looked at before anything changes: what the node's id had until now.
     let (lost_voter, lost_broker) = lost_folders(&node.quorum.status().members, &node.quorum.image(), joiner);
     let text = |directory: Option<DirectoryId>| directory.map(|id| id.to_string()).unwrap_or_default();
-    let outcome = take_in(node, request, joiner).await?;
+    let outcome = take_in(node, sessions, request, joiner).await?;
     Ok(JoinAnswer {
         cluster_id: node.cluster.text(),
         outcome: Some(outcome),
@@ -49,12 +50,18 @@ fn lost_folders(
     (voter.into_iter().find(other), broker.filter(other))
 }
 
-async fn take_in(node: &Node, request: JoinRequest, joiner: RaftNodeId) -> Result<Outcome, Status> {
+async fn take_in(
+    node: &Node,
+    sessions: &Sessions,
+    request: JoinRequest,
+    joiner: RaftNodeId,
+) -> Result<Outcome, Status> {
     if !node.leadership().is_controller {
         return Ok(Outcome::NotController(node.not_controller()));
     }
+    let answers = sessions.answers(joiner.node).await;
     let members = node.quorum.status().members;
-    match check_join(&members, &node.quorum.image(), joiner) {
+    match check_join(&members, &node.quorum.image(), joiner, answers) {
         Admission::Member => return follow_address(node, &members, joiner, request.address).await,
         Admission::Refused(why) => return Ok(Outcome::Refused(why)),
         Admission::New => {}
@@ -130,13 +137,14 @@ enum Admission {
     Refused(String),
 }
 
-/// One node id, one data folder: a second folder is let in only once the broker of the first is not alive.
-fn check_join(members: &[QuorumMember], image: &Image, joiner: RaftNodeId) -> Admission {
+/// One node id, one data folder: a second folder is let in only once the process of the first is gone. `answers`: that
+/// still does, fenced or not.
+fn check_join(members: &[QuorumMember], image: &Image, joiner: RaftNodeId, answers: bool) -> Admission {
     if members.iter().any(|m| m.node == joiner) {
         return Admission::Member;
     }
-    let alive = image.brokers.get(&joiner.node).filter(|b| !b.fenced && b.registration.directory != joiner.directory);
-    match alive {
+    let other = image.brokers.get(&joiner.node).filter(|b| b.registration.directory != joiner.directory);
+    match other.filter(|broker| !broker.fenced || answers) {
         Some(broker) => Admission::Refused(format!(
             "node {} runs already with data folder {}: give this node a node.id of its own, or stop the other one (if that \
              folder was lost, its process is fenced in a moment, and this one is taken in)",
@@ -259,6 +267,25 @@ mod tests {
         QuorumMember { node, address, voter, matched: Some(RaftIndex(matched)), ..Default::default() }
     }
 
+    fn registered(id: RaftNodeId, fenced: bool) -> Broker {
+        let listener = || Endpoint { listener: "x".into(), host: "x".into(), port: 1 };
+        let registration = BrokerRegistration {
+            broker: id.node,
+            directory: id.directory,
+            incarnation: IncarnationId::default(),
+            boot_id: String::new(),
+            clean_stop: false,
+            data_lost: false,
+            kafka_endpoints: Vec::new(),
+            replica_endpoint: listener(),
+            cluster_endpoint: listener(),
+            admin_endpoint: listener(),
+            rack: None,
+            version: String::new(),
+        };
+        Broker { registration, epoch: BrokerEpoch(1), fenced, shutting_down: false, draining: false }
+    }
+
     fn answer(id: RaftNodeId) -> DescribeAnswer {
         DescribeAnswer { node_id: id.node.0, directory_id: id.directory.to_string(), ..Default::default() }
     }
@@ -309,24 +336,7 @@ mod tests {
         let mut image = Image::default();
         assert!(outlived(&members, &image).is_empty(), "nobody is registered");
         let mut register = |node: i32, directory: u128, fenced: bool| {
-            let listener = || Endpoint { listener: "x".into(), host: "x".into(), port: 1 };
-            let registration = BrokerRegistration {
-                broker: BrokerId(node),
-                directory: id(node, directory).directory,
-                incarnation: IncarnationId::default(),
-                boot_id: String::new(),
-                clean_stop: false,
-                data_lost: false,
-                kafka_endpoints: Vec::new(),
-                replica_endpoint: listener(),
-                cluster_endpoint: listener(),
-                admin_endpoint: listener(),
-                rack: None,
-                version: String::new(),
-            };
-            let epoch = BrokerEpoch(1);
-            let broker = Broker { registration, epoch, fenced, shutting_down: false, draining: false };
-            image.brokers.insert(BrokerId(node), broker);
+            image.brokers.insert(BrokerId(node), registered(id(node, directory), fenced));
             outlived(&members, &image)
         };
         assert!(register(3, 3, true).is_empty(), "the new one has joined and is not registered yet");
@@ -339,7 +349,21 @@ mod tests {
     #[test]
     fn joining_twice_is_joining_once() {
         let members = vec![member(id(1, 1), true, 5)];
-        assert_eq!(check_join(&members, &Image::default(), id(1, 1)), Admission::Member);
-        assert_eq!(check_join(&members, &Image::default(), id(1, 9)), Admission::New);
+        assert_eq!(check_join(&members, &Image::default(), id(1, 1), false), Admission::Member);
+        assert_eq!(check_join(&members, &Image::default(), id(1, 9), false), Admission::New);
+    }
+
+    #[test]
+    fn a_second_folder_waits_until_the_process_of_the_first_is_gone() {
+        let join = |fenced, answers, directory| {
+            let mut image = Image::default();
+            image.brokers.insert(BrokerId(4), registered(id(4, 4), fenced));
+            check_join(&[], &image, id(4, directory), answers)
+        };
+        assert!(matches!(join(false, true, 44), Admission::Refused(_)));
+        assert!(matches!(join(false, false, 44), Admission::Refused(_)), "to be fenced in a moment");
+        assert!(matches!(join(true, true, 44), Admission::Refused(_)), "it recovers its logs");
+        assert_eq!(join(true, false, 44), Admission::New);
+        assert_eq!(join(true, true, 4), Admission::New, "the process itself, which was forgotten as a member");
     }
 }

@@ -105,7 +105,7 @@ impl cluster_server::Cluster for ClusterService {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinAnswer>, Status> {
         let request = request.into_inner();
         self.node.cluster.check_if_given(&request.cluster_id)?;
-        Ok(Response::new(membership::join(&self.node, request).await?))
+        Ok(Response::new(membership::join(&self.node, &self.sessions, request).await?))
     }
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterAnswer>, Status> {

@@ -18,6 +18,7 @@ enum Event {
     Lost { broker: BrokerId, epoch: BrokerEpoch, connection: u64, peer: Option<SocketAddr> },
     Dialed { broker: BrokerId, epoch: BrokerEpoch, outcome: probe::Outcome },
     MayRegister { broker: BrokerId, incarnation: IncarnationId, reply: oneshot::Sender<bool> },
+    Answers { broker: BrokerId, reply: oneshot::Sender<bool> },
 }
 
 /// Cheap to clone; all clones speak to one task.
@@ -59,6 +60,13 @@ impl Sessions {
     pub async fn may_register(&self, broker: BrokerId, incarnation: IncarnationId) -> bool {
         let (reply, answer) = oneshot::channel();
         let sent = self.events.send(Event::MayRegister { broker, incarnation, reply }).await;
+        sent.is_ok() && answer.await.unwrap_or(false)
+    }
+
+    /// Whether the registered process of this broker still answers the controller, which is this node.
+    pub async fn answers(&self, broker: BrokerId) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.events.send(Event::Answers { broker, reply }).await;
         sent.is_ok() && answer.await.unwrap_or(false)
     }
 }
@@ -141,6 +149,10 @@ impl Shell {
             Event::Dialed { broker, epoch, outcome } => self.liveness.dialed(now, &image, broker, epoch, outcome),
             Event::MayRegister { broker, incarnation, reply } => {
                 let _ = reply.send(self.liveness.may_register(now, &image, broker, incarnation));
+                Vec::new()
+            }
+            Event::Answers { broker, reply } => {
+                let _ = reply.send(self.liveness.answers(now, &image, broker));
                 Vec::new()
             }
         };

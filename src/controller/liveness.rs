@@ -253,14 +253,16 @@ impl Liveness {
     /// processes under one id, of which one may have lost what the other holds. A restarted process finds its old stream
     /// lost, or its session expired within the timeout.
     pub fn may_register(&self, now: Instant, image: &Image, id: BrokerId, incarnation: IncarnationId) -> bool {
-        let Some(broker) = image.brokers.get(&id) else { return true };
-        if broker.registration.incarnation == incarnation {
-            return true;
-        }
-        self.sessions.get(&id).is_none_or(|session| {
-            let answers =
-                session.connection.is_some() && now.saturating_duration_since(session.heard) < self.timing.session;
-            session.epoch != broker.epoch || !answers
+        let is_it = image.brokers.get(&id).is_some_and(|broker| broker.registration.incarnation == incarnation);
+        is_it || !self.answers(now, image, id)
+    }
+
+    /// Whether the registered process of this broker still answers, fenced or not.
+    pub fn answers(&self, now: Instant, image: &Image, id: BrokerId) -> bool {
+        let Some(broker) = image.brokers.get(&id) else { return false };
+        self.sessions.get(&id).is_some_and(|session| {
+            let is_recent = now.saturating_duration_since(session.heard) < self.timing.session;
+            session.epoch == broker.epoch && session.connection.is_some() && is_recent
         })
     }
 

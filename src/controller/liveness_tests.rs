@@ -298,11 +298,12 @@ fn a_fenced_process_that_still_answers_is_the_only_one_of_its_broker() {
     let newcomer = IncarnationId(Uuid::from_u128(78));
     let may = |s: &Story| s.liveness.may_register(s.at(s.now), &s.image, BrokerId(3), newcomer);
     story.set(3, |b| b.fenced = true); // recovering its logs: an empty folder in its place would count as their loss
+    let answers = |s: &Story| s.liveness.answers(s.at(s.now), &s.image, BrokerId(3));
     story.beat(3, 3, false, 1000);
-    assert!(!may(&story));
+    assert!(!may(&story) && answers(&story));
     story.lost(3, 3);
     story.expect(&[]);
-    assert!(may(&story));
+    assert!(may(&story) && !answers(&story));
 }
 
 #[test]
