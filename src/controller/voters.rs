@@ -29,7 +29,8 @@ impl VoterChanges {
         let Ok(_turn) = self.one_at_a_time.try_lock() else { return Ok(Err(VoterError::InProgress)) };
         let step = match ready(quorum, &change).await {
             Ok(step) => step,
-            Err(error) => return Ok(Err(error)),
+            // Who lost the leadership meanwhile hears nobody, which says nothing about the voters.
+            Err(error) => return still_leads(quorum).map(|()| Err(error)),
         };
         let keep = stays_a_learner(&quorum.image(), &step);
         tracing::info!(?change, voters = ?names(&step), "changing who votes");
@@ -49,6 +50,11 @@ impl VoterChanges {
         }
         Ok(outcome)
     }
+}
+
+fn still_leads(quorum: &Quorum) -> Result<(), ControllerError> {
+    let leadership = *quorum.leadership().borrow();
+    if leadership.is_controller { Ok(()) } else { Err(ControllerError::NotController(leadership.leader)) }
 }
 
 /// Plans the change once a majority has answered since it was asked for, which takes a heartbeat.

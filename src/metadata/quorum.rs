@@ -358,7 +358,7 @@ impl Quorum {
     /// other. `None` elsewhere, and before the first one. A leader that is cut off does not step down.
     pub fn quorum_ack_age(&self) -> Option<Duration> {
         let age = self.core.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)?;
-        Some(age.saturating_sub(self.core.failover.flush_time() * 2))
+        Some(age.saturating_sub(self.core.failover.felt_flush_time() * 2))
     }
 
     /// Whether this folder has ever been part of a group: it holds a log or a vote.

@@ -182,9 +182,11 @@ impl RaftNetwork<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<RaftNodeId>, RpcError<RaftError<RaftNodeId>>> {
+        // An answer may lie here for a while, and who sent it be gone by then: it lived when it was asked.
+        let asked = clock::now();
         let answer = self.call(Method::Append, &request).await;
         if answer.is_ok() {
-            self.transport.contacts.heard(self.target, clock::now());
+            self.transport.contacts.heard(self.target, asked);
         }
         answer.map_err(|e| match e {
             // The log reader bounds a request by bytes already; this is for a change of bounds that forgets one of them.

@@ -1,4 +1,5 @@
-//! When each peer last answered this leader: openraft 0.9 tells how far a peer's log is, but not when that was heard.
+//! When each peer was asked what it last answered this leader: openraft 0.9 tells how far a peer's log is, but not when that
+//! was heard.
 
 use super::types::RaftNodeId;
 use parking_lot::Mutex;
@@ -25,10 +26,11 @@ pub struct Contacts {
 }
 
 impl Contacts {
-    /// The peer answered an AppendEntries.
-    pub fn heard(&self, peer: RaftNodeId, now: Instant) {
+    /// The peer answered an AppendEntries that was sent at `asked`.
+    pub fn heard(&self, peer: RaftNodeId, asked: Instant) {
         let mut peers = self.peers.lock();
-        peers.entry(peer).or_insert(Contact { heard_at: now, caught_up_at: None }).heard_at = now;
+        let contact = peers.entry(peer).or_insert(Contact { heard_at: asked, caught_up_at: None });
+        contact.heard_at = contact.heard_at.max(asked);
     }
 
     /// The peer's log was found to end where the leader's does.

@@ -128,9 +128,9 @@ impl Failover {
         members.membership().get_node(&node).map(|n| n.address.clone())
     }
 
-    /// How long this node's disk takes for a flush of late.
-    pub fn flush_time(&self) -> Duration {
-        self.log.flush_time(clock::now())
+    /// How long this node's disk takes for a flush, as far as something may wait for one just now.
+    pub fn felt_flush_time(&self) -> Duration {
+        self.log.felt_flush_time(clock::now())
     }
 
     /// This node voted, and the group went on without it.

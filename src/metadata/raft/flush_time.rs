@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 /// A disk that takes longer than this is stuck; waiting in proportion to it would only add to that.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
+/// After this nothing waits for a flush any more.
+const OVER_AFTER: Duration = FLUSH_MAX.saturating_mul(2);
+
 /// Written by the disk's thread, read by whoever paces itself by the disk.
 #[derive(Debug, Default)]
 pub struct FlushTime {
@@ -19,6 +22,7 @@ struct Flushes {
     recent: Duration,
     /// When the flush under way began.
     began: Option<Instant>,
+    ended: Option<Instant>,
 }
 
 impl FlushTime {
@@ -33,6 +37,11 @@ impl FlushTime {
     pub fn now(&self, now: Instant) -> Duration {
         self.flushes.lock().now(now)
     }
+
+    /// The same, but nothing once the last flush is two seconds over.
+    pub fn felt(&self, now: Instant) -> Duration {
+        self.flushes.lock().felt(now)
+    }
 }
 
 impl Flushes {
@@ -44,12 +53,18 @@ impl Flushes {
         if let Some(began) = self.began.take() {
             let took = now.saturating_duration_since(began);
             self.recent = took.max((self.recent + took) / 2);
+            self.ended = Some(now);
         }
     }
 
     fn now(&self, now: Instant) -> Duration {
         let under_way = self.began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
         self.recent.max(under_way).min(FLUSH_MAX)
+    }
+
+    fn felt(&self, now: Instant) -> Duration {
+        let is_near = self.began.is_some() || self.ended.is_some_and(|ended| now < ended + OVER_AFTER);
+        if is_near { self.now(now) } else { Duration::ZERO }
     }
 }
 
@@ -68,12 +83,13 @@ mod tests {
         assert_eq!(flushes.now(at(130)), ms(120), "it is not done, and took this long already");
         flushes.ends(at(170));
         assert_eq!(flushes.now(at(9_000)), ms(160));
+        assert_eq!((flushes.felt(at(2_169)), flushes.felt(at(2_170))), (ms(160), ms(0)));
         for (at_ms, known) in [(10_000, 80), (10_001, 40), (10_002, 20)] {
             flushes.begins(at(at_ms));
             flushes.ends(at(at_ms));
             assert_eq!(flushes.now(at(at_ms)), ms(known));
         }
         flushes.begins(at(20_000));
-        assert_eq!(flushes.now(at(90_000)), FLUSH_MAX);
+        assert_eq!((flushes.now(at(90_000)), flushes.felt(at(90_000))), (FLUSH_MAX, FLUSH_MAX));
     }
 }

@@ -202,6 +202,11 @@ impl LogReader {
         self.flushes.now(now)
     }
 
+    /// How long a flush takes, as far as something may wait for one just now.
+    pub fn felt_flush_time(&self, now: Instant) -> Duration {
+        self.flushes.felt(now)
+    }
+
     /// Where the log ends, whether that entry is still kept or not.
     pub fn last_log_id(&self) -> Result<Option<LogId>, LogStoreError> {
         let purged: Option<LogId> = meta(&self.db, "purged index", PURGED)?;
