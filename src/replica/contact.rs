@@ -14,7 +14,7 @@
 //! Producers alone are not told of a broker that went silent (paused, or cut off). Its connections did not break, so they
 //! would wait out their timeouts for what is in flight; that it is left out is what makes them send it to the new leader.
 
-use crate::ids::BrokerId;
+use crate::ids::{BrokerId, RaftIndex};
 use crate::metadata::image::Image;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +37,8 @@ pub(super) struct Contacts {
 /// them is known to have only gone silent.
 #[derive(Debug, Default)]
 struct Seen {
+    /// Of that image.
+    index: RaftIndex,
     alive: BTreeSet<BrokerId>,
     fenced: BTreeMap<BrokerId, Instant>,
     silent: BTreeSet<BrokerId>,
@@ -64,7 +66,12 @@ impl Contacts {
     /// first request. `expired`: whose session expired on the way to this image.
     pub fn show(&self, image: &Image, expired: &BTreeSet<BrokerId>, now: Instant) {
         let mut seen = self.seen.lock();
-        let Seen { alive, fenced, silent } = &mut *seen;
+        // A request may have looked at the image before this one was shown.
+        if image.index < seen.index {
+            return;
+        }
+        seen.index = image.index;
+        let Seen { alive, fenced, silent, .. } = &mut *seen;
         let is_fenced = |broker: &BrokerId| image.brokers.get(broker).is_some_and(|b| b.fenced);
         fenced.retain(|broker, _| is_fenced(broker));
         fenced.extend(alive.iter().filter(|broker| is_fenced(broker)).map(|broker| (*broker, now)));
@@ -141,6 +148,13 @@ mod tests {
         contacts.show(&image, &nobody, now);
         contacts.show(&fenced, &two, now);
         assert_eq!((listed(true), listed(false)), (nobody.clone(), two.clone()));
+        // A request still holds the image before.
+        let newer = Image { index: RaftIndex(fenced.index.0 + 1), ..fenced.clone() };
+        contacts.show(&newer, &nobody, now);
+        contacts.show(&image, &nobody, now);
+        assert_eq!((listed(true), listed(false)), (nobody.clone(), two.clone()));
+        let contacts = Contacts::default();
+        let listed = |to_producer| contacts.lately_fenced(&fenced, to_producer, now);
         // A request came before the reason was heard.
         contacts.show(&image, &nobody, now);
         assert_eq!(listed(true), two);
