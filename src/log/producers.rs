@@ -138,7 +138,7 @@ impl Producers {
                 *producer
             }
             // Accepting any sequence here, as Kafka does, would let a second batch in flight overtake a refused first.
-            None if header.base_sequence > 0 && !header.is_control() => {
+            None if header.base_sequence > 0 && !header.is_control() && !bugs::is(Bug::ForgetProducerState) => {
                 return Err(AppendError::UnknownProducer(header.producer_id));
             }
             None => Producer::new(header.producer_epoch, now_ms),

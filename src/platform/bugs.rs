@@ -15,7 +15,7 @@ pub enum Bug {
     FenceWithoutEpoch,
     /// Consumers are given records above the high watermark.
     HighWatermarkJumps,
-    /// Followers and recovery don't learn what idempotent producers have sent.
+    /// Followers and recovery don't learn what idempotent producers have sent, and whoever is unknown may begin anywhere.
     ForgetProducerState,
     /// Offsets are taken from anyone, whoever is a member of the group and in whatever generation.
     ZombieCommits,
