@@ -510,8 +510,16 @@ mod tests {
             return; // A file system that lives in memory.
         }
         assert!(begin, "what was resident stayed so");
-        assert_eq!(file.read_sparing_at(bytes.len(), 0).unwrap(), bytes);
-        assert!(!resident(1_000_000), "what was not resident did not stay");
+        // The kernel drops pages where it can: not while another processor still has them in hand.
+        let mut tries = 0..20;
+        assert!(
+            tries.any(|_| {
+                rustix::fs::fadvise(&file.inner, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+                assert_eq!(file.read_sparing_at(bytes.len(), 0).unwrap(), bytes);
+                !resident(1_000_000)
+            }),
+            "what was not resident did not stay"
+        );
     }
 
     #[test]

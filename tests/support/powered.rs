@@ -169,6 +169,13 @@ impl Powered {
 
     /// Creates a topic once the cluster takes it.
     pub fn create_topic(&self, name: &str, partitions: i32) {
+        // A broker that is still fenced is chosen as a replica, and leads nothing.
+        wait_for("every broker is alive", SOON, || {
+            let told = self.cluster.cli(1, &["broker", "list", "-o", "json"]).stdout();
+            let told: serde_json::Value = serde_json::from_str(&told).ok()?;
+            let alive = told["brokers"].as_array()?.iter().filter(|broker| broker["liveness"] == "alive").count();
+            (alive == usize::from(self.cluster.nodes)).then_some(())
+        });
         let (partitions, replicas) = (partitions.to_string(), self.cluster.nodes.to_string());
         wait_for("a topic can be created", SOON, || {
             let arguments = ["topic", "create", name, "--partitions", &partitions, "--replication-factor", &replicas];
