@@ -238,8 +238,7 @@ impl Controller {
     }
 
     pub(super) fn check_controller(&self) -> Result<(), ControllerError> {
-        let leadership = *self.quorum.leadership().borrow();
-        if leadership.is_controller { Ok(()) } else { Err(ControllerError::NotController(leadership.leader)) }
+        check_leads(&self.quorum)
     }
 
     pub(super) async fn propose(&self, command: Command) -> Result<(RaftIndex, Answer), ControllerError> {
@@ -310,6 +309,12 @@ impl Controller {
             counted.insert(fresh.unwrap_or_else(|| CountedLoads { at: now, loads: placement::count_loads(image) }));
         plan(&mut counted.loads, seed)
     }
+}
+
+/// This node is the controller; else who may be.
+pub(super) fn check_leads(quorum: &Quorum) -> Result<(), ControllerError> {
+    let leadership = *quorum.leadership().borrow();
+    if leadership.is_controller { Ok(()) } else { Err(ControllerError::NotController(leadership.leader)) }
 }
 
 /// "Not the controller" means "nothing happened" only for the first command; after it, part of the intent is committed.

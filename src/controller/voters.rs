@@ -1,6 +1,6 @@
 //! Changing who votes, one change at a time: checked against what this controller sees, then carried out.
 
-use super::controller::ControllerError;
+use super::controller::{ControllerError, check_leads};
 use crate::ids::*;
 use crate::metadata::image::Image;
 use crate::metadata::quorum::{MembershipError, Quorum};
@@ -30,7 +30,7 @@ impl VoterChanges {
         let step = match ready(quorum, &change).await {
             Ok(step) => step,
             // Who lost the leadership meanwhile hears nobody, which says nothing about the voters.
-            Err(error) => return still_leads(quorum).map(|()| Err(error)),
+            Err(error) => return check_leads(quorum).map(|()| Err(error)),
         };
         let keep = stays_a_learner(&quorum.image(), &step);
         tracing::info!(?change, voters = ?names(&step), "changing who votes");
@@ -50,11 +50,6 @@ impl VoterChanges {
         }
         Ok(outcome)
     }
-}
-
-fn still_leads(quorum: &Quorum) -> Result<(), ControllerError> {
-    let leadership = *quorum.leadership().borrow();
-    if leadership.is_controller { Ok(()) } else { Err(ControllerError::NotController(leadership.leader)) }
 }
 
 /// Plans the change once a majority has answered since it was asked for, which takes a heartbeat.
