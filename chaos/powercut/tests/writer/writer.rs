@@ -57,7 +57,7 @@ fn reserve(path: &Path, length: i64) -> io::Result<String> {
     if code == 0 { Ok(String::new()) } else { Err(io::Error::from_raw_os_error(code)) }
 }
 
-/// Eight threads write records and sync them; each synced number is told. Never ends.
+/// Eight threads write records and sync them; each synced number is told. Ends at the first error.
 fn threads(path: &Path) -> io::Result<String> {
     let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
     std::thread::scope(|scope| {
@@ -66,9 +66,12 @@ fn threads(path: &Path) -> io::Result<String> {
             scope.spawn(move || {
                 for turn in 0.. {
                     let number = turn * 8 + lane;
-                    file.write_all_at(&(number + 1).to_le_bytes(), number * 8).expect("written");
-                    if turn % 4 == lane % 4 {
-                        file.sync_data().expect("synced");
+                    let written = file.write_all_at(&(number + 1).to_le_bytes(), number * 8);
+                    let asked = turn % 4 == lane % 4;
+                    if written.and_then(|()| if asked { file.sync_data() } else { Ok(()) }).is_err() {
+                        std::process::exit(1);
+                    }
+                    if asked {
                         println!("synced {lane} {turn}");
                     }
                 }
