@@ -111,6 +111,7 @@ pub fn start(context: &RequestContext, header: &Header, body: Bytes, again: bool
         INIT_PRODUCER_ID => later!(InitProducerIdRequest, init_producer_id::handle),
         OFFSET_FOR_LEADER_EPOCH => later!(OffsetForLeaderEpochRequest, epochs::handle),
         DESCRIBE_CONFIGS => later!(DescribeConfigsRequest, configs::describe),
+        DESCRIBE_LOG_DIRS => later!(DescribeLogDirsRequest, log_dirs::describe),
         CREATE_PARTITIONS => later!(CreatePartitionsRequest, topics::create_partitions),
         DELETE_GROUPS => later!(DeleteGroupsRequest, classic_group::delete),
         ELECT_LEADERS => later!(ElectLeadersRequest, elections::elect),

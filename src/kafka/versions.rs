@@ -37,6 +37,7 @@ pub const DELETE_TOPICS: i16 = 20;
 pub const INIT_PRODUCER_ID: i16 = 22;
 pub const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
 pub const DESCRIBE_CONFIGS: i16 = 32;
+pub const DESCRIBE_LOG_DIRS: i16 = 35;
 pub const CREATE_PARTITIONS: i16 = 37;
 pub const DELETE_GROUPS: i16 = 42;
 pub const ELECT_LEADERS: i16 = 43;
@@ -82,6 +83,7 @@ pub const TABLE: &[Api] = &[
     client(INIT_PRODUCER_ID, 0, 5),
     both(OFFSET_FOR_LEADER_EPOCH, 2, 4),
     client(DESCRIBE_CONFIGS, 1, 4),
+    client(DESCRIBE_LOG_DIRS, 1, 4),
     client(CREATE_PARTITIONS, 0, 3),
     client(DELETE_GROUPS, 0, 2),
     client(ELECT_LEADERS, 0, 2),

@@ -266,6 +266,11 @@ impl LogFolder {
         self.inner.unrecovered.lock().remove(&id);
     }
 
+    /// Where the logs lie.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
     /// A disk error has taken the whole folder offline (replication.md, rule 19).
     pub fn is_offline(&self) -> bool {
         self.inner.context.offline.load(Ordering::Relaxed)

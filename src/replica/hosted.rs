@@ -135,6 +135,10 @@ impl Hosted {
         self.inner.all()
     }
 
+    pub fn folder(&self) -> &LogFolder {
+        &self.inner.folder
+    }
+
     /// Folders of unknown partitions that are kept for a grace time.
     pub fn strays_held(&self) -> StraysHeld {
         self.inner.folder.strays_held()

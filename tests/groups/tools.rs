@@ -1,4 +1,4 @@
-//! Kafka's own command for groups and its admin client for the quorum, from Kafka's jars, against our brokers.
+//! Kafka's own commands for groups and moves and its admin client for the quorum, from Kafka's jars, against our brokers.
 
 use super::programs;
 use super::support::{Cluster, Finished, wait_for};
@@ -12,11 +12,16 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(60);
 const GROUP: &str = "shop";
 
-fn command(cluster: &Cluster, arguments: &[&str]) -> Finished {
-    let mut java = programs::java("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand").expect("it was there");
-    java.args(["--bootstrap-server", &cluster.bootstrap(), "--timeout", "60000"]).args(arguments);
+fn tool(cluster: &Cluster, class: &str, arguments: &[&str]) -> Finished {
+    let mut java = programs::java(class).expect("it was there");
+    java.args(["--bootstrap-server", &cluster.bootstrap()]).args(arguments);
     let output = java.output().expect("java starts");
-    Finished { command: format!("ConsumerGroupCommand {}", arguments.join(" ")), output }
+    Finished { command: format!("{class} {}", arguments.join(" ")), output }
+}
+
+fn command(cluster: &Cluster, arguments: &[&str]) -> Finished {
+    let all = [&["--timeout", "60000"], arguments].concat();
+    tool(cluster, "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &all)
 }
 
 /// partition → (committed, end, lag), by the table that `--describe` prints.
@@ -139,4 +144,72 @@ fn kafkas_admin_client_describes_the_quorum_and_changes_who_votes() {
     assert_eq!(voting(&members(&quorum(&cluster, &["describe"]))), [1, 2, 4]);
     let again = quorum(&cluster, &["remove", "3", &folder(3)]);
     assert!(!again.ok() && again.stderr().contains("VoterNotFound"), "{}", again.stderr());
+}
+
+fn reassign(cluster: &Cluster, arguments: &[&str]) -> Finished {
+    tool(cluster, "org.apache.kafka.tools.reassign.ReassignPartitionsCommand", arguments)
+}
+
+/// partition → bytes, as `kafka-log-dirs` tells of a topic's replicas on a broker.
+fn sizes(cluster: &Cluster, topic: &str, broker: i64) -> BTreeMap<i64, i64> {
+    let wanted = broker.to_string();
+    let arguments = ["--describe", "--topic-list", topic, "--broker-list", &wanted];
+    let told = tool(cluster, "org.apache.kafka.tools.LogDirsCommand", &arguments);
+    let text = told.assert_ok("kafka-log-dirs").stdout();
+    let line = text.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("{text}"));
+    let told: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let folder = &told["brokers"][0]["logDirs"][0];
+    assert_eq!((&told["brokers"][0]["broker"], &folder["error"]), (&broker.into(), &serde_json::Value::Null), "{told}");
+    let name = |row: &serde_json::Value| row["partition"].as_str()?.strip_prefix(&format!("{topic}-"))?.parse().ok();
+    let rows = folder["partitions"].as_array().unwrap_or_else(|| panic!("{told}"));
+    rows.iter().map(|row| (name(row).expect("of the topic"), row["size"].as_i64().expect("bytes"))).collect()
+}
+
+#[test]
+fn kafkas_command_moves_partitions_with_a_throttle_and_tells_how_far_they_are() {
+    if programs::java("GroupMember").is_none() {
+        return;
+    }
+    let cluster = Cluster::start("reassign", 4, &[]);
+    cluster.create_topic("moved", 2, 3, &[]);
+    cluster.cli(1, &["topic", "reassign", "moved", "--replicas", "1,2,3"]).assert_ok("all on the first three");
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", cluster.bootstrap()).create().expect("a producer");
+    let payload = [7u8; 1_000];
+    for n in 0..2_000 {
+        producer.send(BaseRecord::<(), _>::to("moved").payload(&payload).partition(n % 2)).expect("queued");
+    }
+    producer.flush(SOON).expect("delivered");
+    wait_for("broker 4 has no replica of it", SOON, || sizes(&cluster, "moved", 4).is_empty().then_some(()));
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan = folder.path().join("plan.json");
+    let plan = plan.to_str().expect("a path");
+    let row = |partition| format!(r#"{{"topic":"moved","partition":{partition},"replicas":[4,2,3]}}"#);
+    std::fs::write(plan, format!(r#"{{"version":1,"partitions":[{},{}]}}"#, row(0), row(1))).expect("written");
+    // A MB of each, at 100 kB a second.
+    let begun = reassign(&cluster, &["--reassignment-json-file", plan, "--execute", "--throttle", "100000"]);
+    let told = begun.assert_ok("execute").stdout();
+    assert!(told.contains("Successfully started partition reassignments for moved-0,moved-1"), "{told}");
+    let verify = || reassign(&cluster, &["--reassignment-json-file", plan, "--verify", "--preserve-throttles"]);
+    let told = verify().assert_ok("verify").stdout();
+    assert!(told.contains("Reassignment of partition moved-0 is still in progress."), "{told}");
+    let told = reassign(&cluster, &["--list"]).assert_ok("list").stdout();
+    assert!(told.contains("moved-1") && told.contains("adding: 4"), "{told}");
+
+    // Twice, as a person would who has waited long enough: cancelled, and begun again without a bound.
+    let told = reassign(&cluster, &["--reassignment-json-file", plan, "--cancel"]);
+    let told = told.assert_ok("cancel").stdout();
+    assert!(told.contains("Successfully cancelled partition reassignments for: moved-0,moved-1"), "{told}");
+    reassign(&cluster, &["--reassignment-json-file", plan, "--execute"]).assert_ok("execute");
+    wait_for("both are moved", SOON, || {
+        let told = verify().assert_ok("verify").stdout();
+        told.contains("Reassignment of partition moved-0 is completed.").then_some(())?;
+        told.contains("Reassignment of partition moved-1 is completed.").then_some(())
+    });
+    let arrived = sizes(&cluster, "moved", 4);
+    assert!(arrived.len() == 2 && arrived.values().all(|bytes| *bytes > 1_000_000), "{arrived:?}");
+    let told = reassign(&cluster, &["--reassignment-json-file", plan, "--verify"]).assert_ok("verify").stdout();
+    assert!(told.contains("Clearing broker-level throttles"), "{told}");
+    wait_for("broker 1 gave its replicas up", SOON, || sizes(&cluster, "moved", 1).is_empty().then_some(()));
 }

@@ -16,6 +16,7 @@ pub mod fetch_session_cache;
 pub mod find_coordinator;
 pub mod init_producer_id;
 pub mod list_offsets;
+pub mod log_dirs;
 pub mod metadata;
 pub mod offset_delete;
 pub mod offset_requests;

@@ -26,6 +26,7 @@ pub const REQUESTS: &[Api] = &[
     Api::new(23, "OffsetForLeaderEpoch", 2, 4, 4, OFFSET_FOR_LEADER_EPOCH),
     Api::new(32, "DescribeConfigs", 1, 4, 4, DESCRIBE_CONFIGS),
     Api::new(33, "AlterConfigs", 0, 2, 2, ALTER_CONFIGS),
+    Api::new(35, "DescribeLogDirs", 1, 4, 2, DESCRIBE_LOG_DIRS),
     Api::new(37, "CreatePartitions", 0, 3, 2, CREATE_PARTITIONS),
     Api::new(42, "DeleteGroups", 0, 2, 2, DELETE_GROUPS),
     Api::new(43, "ElectLeaders", 0, 2, 2, ELECT_LEADERS),
@@ -248,6 +249,8 @@ const ALTER_CONFIGS: &[Field] = &[
     ),
     fixed("validate_only", 1),
 ];
+
+const DESCRIBE_LOG_DIRS: &[Field] = &[structs("topics", &[text("topic"), fixeds("partitions", 4)])];
 
 const CREATE_PARTITIONS: &[Field] = &[
     structs("topics", &[text("name"), fixed("count", 4), structs("assignments", &[fixeds("broker_ids", 4)])]),

@@ -23,6 +23,7 @@ pub const RESPONSES: &[Api] = &[
     Api::new(23, "OffsetForLeaderEpoch", 2, 4, 4, OFFSET_FOR_LEADER_EPOCH),
     Api::new(32, "DescribeConfigs", 1, 4, 4, DESCRIBE_CONFIGS),
     Api::new(33, "AlterConfigs", 0, 2, 2, ALTER_CONFIGS),
+    Api::new(35, "DescribeLogDirs", 1, 4, 2, DESCRIBE_LOG_DIRS),
     Api::new(37, "CreatePartitions", 0, 3, 2, CREATE_PARTITIONS),
     Api::new(42, "DeleteGroups", 0, 2, 2, DELETE_GROUPS),
     Api::new(43, "ElectLeaders", 0, 2, 2, ELECT_LEADERS),
@@ -391,6 +392,35 @@ const ALTER_CONFIGS: &[Field] = &[
     structs(
         "responses",
         &[fixed("error_code", 2), text("error_message"), fixed("resource_type", 1), text("resource_name")],
+    ),
+];
+
+const DESCRIBE_LOG_DIRS: &[Field] = &[
+    fixed("throttle_time_ms", 4),
+    fixed("error_code", 2).since(3),
+    structs(
+        "results",
+        &[
+            fixed("error_code", 2),
+            text("log_dir"),
+            structs(
+                "topics",
+                &[
+                    text("name"),
+                    structs(
+                        "partitions",
+                        &[
+                            fixed("partition_index", 4),
+                            fixed("partition_size", 8),
+                            fixed("offset_lag", 8),
+                            fixed("is_future_key", 1),
+                        ],
+                    ),
+                ],
+            ),
+            fixed("total_bytes", 8).since(4),
+            fixed("usable_bytes", 8).since(4),
+        ],
     ),
 ];
 

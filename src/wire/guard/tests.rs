@@ -17,7 +17,7 @@ macro_rules! for_each_api {
             FindCoordinatorRequest, JoinGroupRequest, HeartbeatRequest, LeaveGroupRequest, SyncGroupRequest,
             DescribeGroupsRequest, ListGroupsRequest, ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
             InitProducerIdRequest, OffsetForLeaderEpochRequest, DescribeConfigsRequest, AlterConfigsRequest,
-            CreatePartitionsRequest, DeleteGroupsRequest, ElectLeadersRequest, IncrementalAlterConfigsRequest,
+            DescribeLogDirsRequest, CreatePartitionsRequest, DeleteGroupsRequest, ElectLeadersRequest, IncrementalAlterConfigsRequest,
             AlterPartitionReassignmentsRequest, ListPartitionReassignmentsRequest, OffsetDeleteRequest,
             DescribeQuorumRequest, DescribeClusterRequest, UnregisterBrokerRequest, ConsumerGroupHeartbeatRequest,
             ConsumerGroupDescribeRequest, DescribeTopicPartitionsRequest,
