@@ -28,6 +28,12 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // In whatever profile it was built: nobody waits for what a dead thread was to see.
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
     match hub::main(args::Args::parse()) {
         Ok(code) => code,
         Err(error) => {
