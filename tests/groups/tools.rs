@@ -176,7 +176,7 @@ fn kafkas_command_moves_partitions_with_a_throttle_and_tells_how_far_they_are() 
     let producer: BaseProducer =
         ClientConfig::new().set("bootstrap.servers", cluster.bootstrap()).create().expect("a producer");
     let payload = [7u8; 1_000];
-    for n in 0..2_000 {
+    for n in 0..10_000 {
         producer.send(BaseRecord::<(), _>::to("moved").payload(&payload).partition(n % 2)).expect("queued");
     }
     producer.flush(SOON).expect("delivered");
@@ -187,7 +187,7 @@ fn kafkas_command_moves_partitions_with_a_throttle_and_tells_how_far_they_are() 
     let plan = plan.to_str().expect("a path");
     let row = |partition| format!(r#"{{"topic":"moved","partition":{partition},"replicas":[4,2,3]}}"#);
     std::fs::write(plan, format!(r#"{{"version":1,"partitions":[{},{}]}}"#, row(0), row(1))).expect("written");
-    // A MB of each, at 100 kB a second.
+    // 5 MB of each, at 100 kB a second.
     let begun = reassign(&cluster, &["--reassignment-json-file", plan, "--execute", "--throttle", "100000"]);
     let told = begun.assert_ok("execute").stdout();
     assert!(told.contains("Successfully started partition reassignments for moved-0,moved-1"), "{told}");
@@ -208,7 +208,7 @@ fn kafkas_command_moves_partitions_with_a_throttle_and_tells_how_far_they_are() 
         told.contains("Reassignment of partition moved-1 is completed.").then_some(())
     });
     let arrived = sizes(&cluster, "moved", 4);
-    assert!(arrived.len() == 2 && arrived.values().all(|bytes| *bytes > 1_000_000), "{arrived:?}");
+    assert!(arrived.len() == 2 && arrived.values().all(|bytes| *bytes > 5_000_000), "{arrived:?}");
     let told = reassign(&cluster, &["--reassignment-json-file", plan, "--verify"]).assert_ok("verify").stdout();
     assert!(told.contains("Clearing broker-level throttles"), "{told}");
     wait_for("broker 1 gave its replicas up", SOON, || sizes(&cluster, "moved", 1).is_empty().then_some(()));
