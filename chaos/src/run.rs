@@ -65,7 +65,7 @@ pub fn run(args: &Args, seed: u64, layout: &Layout, interrupted: Arc<AtomicBool>
     let binary = binary(args)?;
     let abilities = Abilities::of(&binary)?;
     ensure!(args.bug.is_none() || abilities.bugs, "{} is built without the feature chaos-bugs", binary.display());
-    let library = power::library(args.powercut.as_ref());
+    let library = power::library(args.powercut.as_ref())?;
     let (kinds, left_out) = possible(&args.kinds(), abilities, layout.network_of.is_some(), library.is_some());
     ensure!(!kinds.is_empty(), "none of these faults can be made here: {}", left_out.join("; "));
     status.print(&format!("seed {seed}; again: {}", args.repeat(seed)));

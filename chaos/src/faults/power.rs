@@ -90,13 +90,25 @@ fn eio(layout: &Layout, node: NodeId, calls: Option<Calls>) -> Vec<Fault> {
 }
 
 /// The library to preload: as given, else the one beside this executable; `None` if it is not there.
-pub fn library(given: Option<&PathBuf>) -> Option<PathBuf> {
-    given.cloned().or_else(|| powercut::shim().ok())
+pub fn library(given: Option<&PathBuf>) -> anyhow::Result<Option<PathBuf>> {
+    match given {
+        // The loader knows nothing of the folder that this program runs in.
+        Some(path) => Ok(Some(std::fs::canonicalize(path).with_context(|| path.display().to_string())?)),
+        None => Ok(powercut::shim().ok()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_library_is_found_from_wherever_the_nodes_run() {
+        let given = library(Some(&PathBuf::from("src/main.rs"))).expect("it is there").expect("given");
+        assert!(given.is_absolute() && given.ends_with("chaos/src/main.rs"), "{}", given.display());
+        let missing = library(Some(&PathBuf::from("no/such.so"))).expect_err("it is not there");
+        assert!(missing.to_string().contains("no/such.so"), "{missing}");
+    }
 
     #[test]
     fn a_node_that_wrote_nothing_yet_loses_nothing() {
