@@ -56,6 +56,22 @@ fn a_leader_whose_disk_fails(name: &str, below: &str) {
 }
 
 #[test]
+fn nodes_go_on_where_no_line_of_their_logs_can_be_written() {
+    let mut powered = Powered::new("full-log", 3);
+    powered.start_all(Under::FullLog);
+    powered.create_topic("t", 3);
+    let mut load = Load::start(&powered.cluster.bootstrap(), "t", 3);
+    load.wait_acked(300, SOON);
+    powered.kill(2);
+    load.wait_acked(300, SOON);
+    powered.start(2, Under::FullLog);
+    powered.wait_in_sync("t");
+    assert!((1..=3).all(|node| powered.is_running(node)));
+    load.finish();
+    assert_exactly_once(&load.acks, &read_all(&powered.cluster.bootstrap(), "t", 3));
+}
+
+#[test]
 fn a_leader_that_cannot_sync_its_logs_ends_and_comes_back() {
     a_leader_whose_disk_fails("eio-logs", "partitions");
 }

@@ -183,7 +183,7 @@ async fn remove(
                 break;
             }
             if !std::mem::replace(&mut told_to_stop, true) {
-                eprintln!("{}", stop_it(broker));
+                output::tell(&stop_it(broker));
             }
             continue;
         }

@@ -168,7 +168,7 @@ async fn watch(reach: &Reach, format: Format, from: Option<u64>, progress: bool)
         output::line(format!("watching {}; times are UTC, numbers are Raft indexes; Ctrl-C ends", watcher.address()))?;
     }
     loop {
-        let message = watcher.next(|lost| eprintln!("{} {lost}", output::time_of_day())).await;
+        let message = watcher.next(|lost| output::tell(&format!("{} {lost}", output::time_of_day()))).await;
         let message = message.map_err(|status| reach::refused(&status))?;
         for event in &message.events {
             match format {

@@ -1,6 +1,7 @@
 //! What may be typed, and what it calls.
 
-use super::{broker, cluster, consume, dev, group, output::Format, produce, quorum, reach::Reach, serve, topic};
+use super::output::{self, Format};
+use super::{broker, cluster, consume, dev, group, produce, quorum, reach::Reach, serve, topic};
 use clap::{Args, Parser, Subcommand};
 use std::io;
 use std::process::ExitCode;
@@ -120,7 +121,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("highwater: {error:#}");
+    output::tell(&format!("highwater: {error:#}"));
     ExitCode::FAILURE
 }
 

@@ -36,7 +36,7 @@ pub async fn run(elect: Elect, reach: &Reach, format: Format) -> anyhow::Result<
                 }
             };
         }
-        eprintln!("{}", warning(&name, &leaderless));
+        output::tell(&warning(&name, &leaderless));
         if !yes {
             confirm(&name)?;
         }
@@ -86,7 +86,7 @@ fn confirm(name: &str) -> anyhow::Result<()> {
         stdin.is_terminal(),
         "nothing was done: --yes confirms an unclean election where nobody can be asked"
     );
-    eprintln!("Type the topic's name to go on:");
+    output::tell("Type the topic's name to go on:");
     let mut typed = String::new();
     stdin.lock().read_line(&mut typed)?;
     anyhow::ensure!(typed.trim() == name, "nothing was done: that is not the topic's name");

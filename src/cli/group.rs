@@ -50,10 +50,10 @@ pub async fn run(group: Group, reach: &Reach, format: Format) -> anyhow::Result<
             let request = ListGroupsRequest { local_only: false, states: state, types: kind };
             let found = reach.groups().await?.list(request).await.map_err(refused)?.into_inner();
             if !found.silent_brokers.is_empty() {
-                eprintln!(
+                output::tell(&format!(
                     "warning: brokers {} do not tell: the groups they coordinate lack state and lag, or are missing",
                     output::list(&found.silent_brokers)
-                );
+                ));
             }
             match format {
                 Format::Json => {

@@ -21,6 +21,11 @@ pub fn line(text: impl AsRef<str>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One line on standard error. Where that cannot be written there is nobody to tell; `eprintln!` would panic.
+pub fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 pub fn json(value: &Value) -> anyhow::Result<()> {
     line(format!("{value:#}"))
 }

@@ -64,7 +64,7 @@ pub async fn run(produce: Produce, reach: &Reach, format: Format) -> anyhow::Res
     let placed = producer.finish().await?;
     match format {
         Format::Json => output::json_line(&json!({"topic": produce.topic, "acked": placed}))?,
-        Format::Table => eprintln!("{placed} records written to {}", produce.topic),
+        Format::Table => output::tell(&format!("{placed} records written to {}", produce.topic)),
     }
     refused.map_or(Ok(()), Err)
 }

@@ -94,7 +94,7 @@ fn tell(changed: &VotersResponse, format: Format) -> anyhow::Result<()> {
 
 fn warn(warning: Option<&String>) {
     if let Some(warning) = warning {
-        eprintln!("warning: {warning}");
+        output::tell(&format!("warning: {warning}"));
     }
 }
 

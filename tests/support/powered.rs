@@ -25,6 +25,8 @@ pub struct Powered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Under {
     Nothing,
+    /// No line of its log can be written.
+    FullLog,
     Shim,
     /// Its syncs make nothing durable.
     ForgettingShim,
@@ -79,14 +81,18 @@ impl Powered {
     }
 
     pub fn start(&mut self, node: u16, under: Under) {
-        let log = File::options().create(true).append(true).open(self.cluster.node_dir(node).join("log"));
+        let log = match under {
+            Under::FullLog => PathBuf::from("/dev/full"),
+            _ => self.cluster.node_dir(node).join("log"),
+        };
+        let log = File::options().create(true).append(true).open(log);
         let mut command = Command::new(HIGHWATER);
         command.args(["serve", "--config"]).arg(self.config(node)).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(log.expect("a log"));
         if cfg!(feature = "chaos-bugs") {
             command.arg("--i-want-chaos-bugs").env("HIGHWATER_CHAOS_BUG", &self.bug);
         }
-        if under != Under::Nothing {
+        if !matches!(under, Under::Nothing | Under::FullLog) {
             command.envs(powercut::environment(&self.shim, &self.journal(node), &self.data(node)));
         }
         if under == Under::ForgettingShim {

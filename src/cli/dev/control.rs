@@ -151,7 +151,7 @@ pub async fn stop(dir: &Path) -> anyhow::Result<()> {
         let note = folder.stop_wanted();
         disk::write_atomic(&note, b"").with_context(|| note.display().to_string())?;
     }
-    let stopped = up::stop_nodes(&folder, &file, |text| eprintln!("{text}"), std::future::pending()).await?;
+    let stopped = up::stop_nodes(&folder, &file, output::tell, std::future::pending()).await?;
     let until = Instant::now() + NOTE_DEADLINE;
     while is_tended(&folder)? && Instant::now() < until {
         sleep(Duration::from_millis(20)).await;

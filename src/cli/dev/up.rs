@@ -99,7 +99,8 @@ pub async fn run(wanted: Wanted) -> anyhow::Result<()> {
         for node in file.ids() {
             children.add(node, process::spawn(&folder, node, parent)?);
         }
-        ready::wait(&folder, &file, file.ids(), READY_DEADLINE, |node| eprintln!("node {node} is ready")).await
+        ready::wait(&folder, &file, file.ids(), READY_DEADLINE, |node| output::tell(&format!("node {node} is ready")))
+            .await
     };
     let ready = tokio::select! {
         ready = come_up() => Some(ready),
@@ -108,7 +109,7 @@ pub async fn run(wanted: Wanted) -> anyhow::Result<()> {
     match ready {
         Some(Ok(Outcome::Ready)) => {}
         other => {
-            stop_nodes(&folder, &file, |text| eprintln!("{text}"), stop.next()).await?;
+            stop_nodes(&folder, &file, output::tell, stop.next()).await?;
             return match other {
                 None => Ok(()),
                 Some(Err(error)) => Err(error),
@@ -135,8 +136,8 @@ pub async fn run(wanted: Wanted) -> anyhow::Result<()> {
         () = stop.next() => Ok(()),
         tended = tend(&folder, &file, &mut children, &hint) => tended,
     };
-    eprintln!("\nstopping; Ctrl-C again kills");
-    stop_nodes(&folder, &file, |text| eprintln!("{text}"), stop.next()).await?;
+    output::tell("\nstopping; Ctrl-C again kills");
+    stop_nodes(&folder, &file, output::tell, stop.next()).await?;
     folder::clear(&folder.stop_wanted())?;
     drop(lock);
     ended
@@ -256,7 +257,10 @@ async fn tend(folder: &Folder, file: &ClusterFile, children: &mut Children, dir:
             return Ok(());
         }
         for (node, how) in ended {
-            eprintln!("{} node {node} ended: {how}; highwater dev start {node}{dir}", output::time_of_day());
+            output::tell(&format!(
+                "{} node {node} ended: {how}; highwater dev start {node}{dir}",
+                output::time_of_day()
+            ));
         }
         for node in file.ids() {
             let note = folder.start_wanted(node);
@@ -265,7 +269,7 @@ async fn tend(folder: &Folder, file: &ClusterFile, children: &mut Children, dir:
             }
             if process::find(folder, node)?.is_none() {
                 children.add(node, process::spawn(folder, node, Some(std::process::id()))?);
-                eprintln!("{} node {node} starts again", output::time_of_day());
+                output::tell(&format!("{} node {node} starts again", output::time_of_day()));
             }
             // After the start: who wrote it waits for this.
             folder::clear(&note)?;
