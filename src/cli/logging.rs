@@ -20,7 +20,7 @@ pub fn start() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        // Else a line that cannot be written, to a full disk or a pipe that nobody reads, is told by `eprintln!`, which
+        // Else a line that cannot be written, to a full disk or a pipe whose reader is gone, is told by `eprintln!`, which
         // panics for the same reason and ends the node.
         .log_internal_errors(false)
         .init();
